@@ -1,0 +1,8 @@
+// Every source file that exports something to Python declares its binder here; module.cpp calls them all.
+#pragma once
+#include <nanobind/nanobind.h>
+
+void bind_ggml(nanobind::module_& m);
+void bind_sampler(nanobind::module_& m);
+void bind_probe(nanobind::module_& m);
+void bind_core(nanobind::module_& m);

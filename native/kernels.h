@@ -1,0 +1,85 @@
+// The table of kernels that every instruction set fills in. The program calls through it and knows no lanes.
+#pragma once
+#include "layout.h"
+
+namespace trimtab {
+
+// What becomes of a multiply's results.
+struct Epilogue {
+  enum Activation : uint8_t { silu, gelu_tanh };
+  bool gated = false;           // tiles come in (gate, up) pairs: act(gate) * up
+  Activation activation = silu;
+  float* out = nullptr;         // (rows, ld) plain
+  int64_t ld = 0;
+  const float* bias = nullptr;  // (outputs padded to a tile) or null
+  const float* add = nullptr;   // (rows, ld) or null; may be `out` itself
+  uint8_t* packed = nullptr;    // gated only: write this form instead of `out`
+  Form form;
+};
+
+struct Multiply {
+  Format format;
+  const uint8_t* weights;
+  int64_t tile_stride;  // bytes of a row tile
+  int64_t inputs;
+  Form form;            // of the activations
+  const uint8_t* x;     // packed activations
+  int64_t block_stride; // bytes of a block of activations
+  int rows;             // rows that count
+  int block_rows;       // rows of a block, 1..max_rows
+  Epilogue end;
+};
+
+struct Attend {
+  const float* q;       // (rows, ld): the step's queries
+  int64_t ld;
+  float* out;           // (rows, out_ld)
+  int64_t out_ld;
+  const uint8_t* arena;
+  KvLayout kv;
+  int layer, heads;
+  float scale, softcap;
+  int window;           // 0: everything before
+  const int32_t* positions;  // of the step's rows
+};
+
+struct RopeStore {
+  const float* qkv;     // (rows, ld): queries, keys, values
+  int64_t ld;
+  float* q;             // (rows, q_ld)
+  int64_t q_ld;
+  const float* angles;  // (rows, rope_dim): cos, sin halves
+  int rope_dim;
+  const float *q_norm, *k_norm;  // (head_dim) or null
+  float eps;
+  uint8_t* arena;
+  KvLayout kv;
+  int layer, heads;
+};
+
+struct Kernels {
+  const char* name;
+  int max_rows;
+  // Row tiles [tile_begin, tile_end); with a gate, in units of 32 outputs (two pairs of tiles).
+  void (*multiply)(const Multiply&, int64_t begin, int64_t end);
+  // One row of a plain matrix into its place in a packed block (row counts within the step).
+  void (*pack_row)(const float* x, int64_t inputs, Form, int row, int block_rows, uint8_t* packed);
+  // RMS norm of one row into `out` (plain, padded with zeros to a group).
+  void (*norm_row)(const float* x, const float* weight, float eps, int64_t width, float* out);
+  // One KV head of one row: rotate its queries and key, write key and value into the page.
+  void (*rope_store)(const RopeStore&, int row, int kv_head, int32_t page, int slot);
+  // Up to `max_rows` queries [first, first + count) of one span and KV head, counted row by row.
+  void (*attend)(const Attend&, int span_row, int kv_head, int first, int count, const int32_t* pages);
+  void (*add_row)(float* out, const float* a, const float* b, int64_t width);
+  void (*unpack_row)(Format, const uint8_t* tile, int lane, int64_t inputs, float* out);
+  void (*softcap_row)(float* x, int64_t width, float cap);
+};
+
+const Kernels* portable_kernels();
+const Kernels* avx2_kernels();
+const Kernels* avx512_kernels();
+
+// The best set this processor runs, or the one asked for; throws std::invalid_argument with the choices.
+const Kernels* choose_kernels(const char* wanted);
+
+}  // namespace trimtab

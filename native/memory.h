@@ -1,0 +1,42 @@
+// Large zeroed memory straight from the system: untouched pages cost nothing, huge pages where allowed.
+#pragma once
+#include <sys/mman.h>
+
+#include <cstdint>
+#include <new>
+#include <utility>
+
+namespace trimtab {
+
+class Memory {
+ public:
+  Memory() = default;
+  // `eager` asks for huge pages: for weights and scratch, which are touched whole. KV pages are not: a huge
+  // page would make memory resident that no sequence uses.
+  Memory(int64_t bytes, bool eager) : bytes_(bytes > 0 ? (bytes + 4095) / 4096 * 4096 : 0) {
+    if (!bytes_) return;
+    void* p = mmap(nullptr, bytes_, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    if (p == MAP_FAILED) throw std::bad_alloc();
+    data_ = static_cast<uint8_t*>(p);
+#if defined(MADV_HUGEPAGE)
+    if (eager && bytes_ >= (4 << 20)) madvise(p, bytes_, MADV_HUGEPAGE);
+    if (!eager) madvise(p, bytes_, MADV_NOHUGEPAGE);
+#endif
+  }
+  ~Memory() { if (data_) munmap(data_, bytes_); }
+  Memory(Memory&& other) noexcept : data_(other.data_), bytes_(other.bytes_) { other.data_ = nullptr; other.bytes_ = 0; }
+  Memory& operator=(Memory&& other) noexcept {
+    std::swap(data_, other.data_);
+    std::swap(bytes_, other.bytes_);
+    return *this;
+  }
+
+  uint8_t* data() const { return data_; }
+  int64_t bytes() const { return bytes_; }
+
+ private:
+  uint8_t* data_ = nullptr;
+  int64_t bytes_ = 0;
+};
+
+}  // namespace trimtab

@@ -1,0 +1,254 @@
+#include "program.h"
+
+#include <chrono>
+#include <cmath>
+#include <cstring>
+#include <stdexcept>
+
+namespace trimtab {
+namespace {
+
+constexpr int64_t kRowScratch = 1 << 20;  // bytes a thread may use for one row: 262,144 floats
+
+const char* name_of(const Op& op) {
+  static constexpr const char* names[] = {"embed", "angles", "norm", "pack", "multiply", "rope_store", "attend", "add", "head"};
+  return names[op.index()];
+}
+
+// Rows a block of activations holds: as few blocks as the registers allow, filled evenly.
+int even_blocks(int rows, int most) {
+  if (rows <= 0) return 1;
+  const int blocks = (rows + most - 1) / most;
+  return (rows + blocks - 1) / blocks;
+}
+
+const float* or_null(const std::vector<float>& v) { return v.empty() ? nullptr : v.data(); }
+
+}  // namespace
+
+Program::Program(Pool& pool, const Kernels& kernels, KvLayout kv, int64_t num_pages, int64_t scratch_bytes,
+                 int max_rows, int max_wanted, int64_t vocab)
+    : pool_(pool), kernels_(kernels), kv_(kv), num_pages_(num_pages), max_rows_(max_rows), max_wanted_(max_wanted),
+      vocab_(vocab), kv_memory_(num_pages * kv.page_bytes(), false), scratch_(scratch_bytes, true) {
+  if (kv.head_dim % 16 || kv.head_dim > 256) throw std::invalid_argument("head size must be a multiple of 16, at most 256");
+  for (int i = 0; i < pool.threads(); ++i) {
+    sampler_scratch_.emplace_back(int64_t(sampler_scratch_bytes(int(vocab))), true);
+    row_scratch_.emplace_back(kRowScratch, false);
+  }
+  row_span_.reserve(max_rows);
+}
+
+void Program::check(const Step& s) const {
+  auto need = [](bool holds, const char* what) { if (!holds) throw std::invalid_argument(what); };
+  need(s.rows > 0 && s.rows <= max_rows_, "more rows than the program was built for");
+  need(s.num_wanted >= 0 && s.num_wanted <= max_wanted_, "more wanted rows than the program was built for");
+  need(s.spans > 0 && s.span_start[0] == 0 && s.span_start[s.spans] == s.rows, "spans do not cover the rows");
+  for (int i = 0; i < s.rows; ++i) {
+    need(s.tokens[i] >= 0 && s.tokens[i] < vocab_, "token outside the vocabulary");
+    need(s.positions[i] >= 0, "negative position");
+  }
+  for (int k = 0; k < s.spans; ++k) {
+    need(s.span_start[k] < s.span_start[k + 1], "empty span");
+    const int64_t capacity = int64_t(s.page_start[k + 1] - s.page_start[k]) * kPageTokens;
+    for (int i = s.span_start[k]; i < s.span_start[k + 1]; ++i) need(s.positions[i] < capacity, "position outside its pages");
+  }
+  for (int i = s.page_start[0]; i < s.page_start[s.spans]; ++i)
+    need(s.pages[i] >= 0 && s.pages[i] < num_pages_, "page outside the pool");
+  for (int i = 0; i < s.num_wanted; ++i) {
+    need(s.wanted[i] >= 0 && s.wanted[i] < s.rows, "wanted row outside the batch");
+    if (!s.logits) need(s.sampling[i].score < vocab_, "scored token outside the vocabulary");
+  }
+}
+
+void Program::plan(const Step& s) {
+  block_rows_ = even_blocks(s.rows, kernels_.max_rows);
+  wanted_block_rows_ = even_blocks(s.num_wanted, kernels_.max_rows);
+  row_span_.resize(s.rows);
+  for (int k = 0; k < s.spans; ++k)
+    for (int i = s.span_start[k]; i < s.span_start[k + 1]; ++i) row_span_[i] = k;
+}
+
+void Program::run(const Step& s) {
+  check(s);
+  plan(s);
+  pool_.run([&](int thread) { execute(s, thread); });
+}
+
+void Program::execute(const Step& s, int thread) {
+  using Clock = std::chrono::steady_clock;
+  if (!timed) {
+    for (const Op& op : ops_) std::visit([&](const auto& o) { operate(o, s, thread); }, op);
+    return;
+  }
+  if (thread == 0) seconds_.resize(ops_.size());
+  for (size_t i = 0; i < ops_.size(); ++i) {
+    const auto begin = Clock::now();
+    std::visit([&](const auto& o) { operate(o, s, thread); }, ops_[i]);
+    if (thread == 0) seconds_[i] += std::chrono::duration<double>(Clock::now() - begin).count();
+  }
+}
+
+std::map<std::string, double> Program::take_times() {
+  std::map<std::string, double> times;
+  for (size_t i = 0; i < seconds_.size(); ++i) {
+    std::string name = name_of(ops_[i]);
+    if (const auto* m = std::get_if<MultiplyOp>(&ops_[i]))
+      name += " " + std::to_string(m->matrix->rows()) + "x" + std::to_string(m->matrix->inputs());
+    times[name] += seconds_[i];
+  }
+  seconds_.clear();
+  return times;
+}
+
+void Program::put_row(const Place& to, const float* x, int row, int block_rows) const {
+  kernels_.pack_row(x, to.width, to.form, row, block_rows, at<uint8_t>(to));
+}
+
+void Program::operate(const EmbedOp& op, const Step& s, int thread) {
+  pool_.share(thread, s.rows, 8, [&](int64_t begin, int64_t end) {
+    for (int64_t i = begin; i < end; ++i) {
+      float* out = at<float>(op.out) + i * op.out.ld();
+      op.table->unpack(kernels_, s.tokens[i], out);
+      if (op.scale != 1.0f)
+        for (int64_t k = 0; k < op.out.width; ++k) out[k] *= op.scale;
+      for (int64_t k = op.out.width; k < op.out.ld(); ++k) out[k] = 0;
+    }
+  });
+}
+
+void Program::operate(const AnglesOp& op, const Step& s, int thread) {
+  const int half = int(op.frequencies.size());
+  pool_.share(thread, s.rows, 8, [&](int64_t begin, int64_t end) {
+    for (int64_t i = begin; i < end; ++i) {
+      float* out = at<float>(op.out) + i * 2 * half;
+      for (int k = 0; k < half; ++k) {
+        const float angle = float(s.positions[i]) * op.frequencies[k];
+        out[k] = std::cos(angle) * op.factor;
+        out[half + k] = std::sin(angle) * op.factor;
+      }
+    }
+  });
+}
+
+void Program::operate(const NormOp& op, const Step& s, int thread) {
+  float* row = reinterpret_cast<float*>(row_scratch_[thread].data());
+  pool_.share(thread, s.rows, s.rows > 64 ? 8 : 1, [&](int64_t begin, int64_t end) {
+    for (int64_t i = begin; i < end; ++i) {
+      const float* in = at<float>(op.in) + i * op.in.ld();
+      const bool plain = op.out.form.kind == Form::plain;
+      float* out = plain ? at<float>(op.out) + i * op.out.ld() : row;
+      kernels_.norm_row(in, op.weight.data(), op.eps, op.in.width, out);
+      if (!plain) put_row(op.out, row, int(i), block_rows_);
+    }
+  });
+}
+
+void Program::operate(const PackOp& op, const Step& s, int thread) {
+  pool_.share(thread, s.rows, s.rows > 64 ? 8 : 1, [&](int64_t begin, int64_t end) {
+    for (int64_t i = begin; i < end; ++i) put_row(op.out, at<float>(op.in) + i * op.in.ld(), int(i), block_rows_);
+  });
+}
+
+void Program::multiply(int thread, const Matrix& w, const Place& in, int rows, int block_rows, const Epilogue& end) {
+  const Multiply m{w.format(), w.data(), w.stride(), w.inputs(), in.form, at<uint8_t>(in),
+                   in.form.block_bytes(in.width, block_rows), rows, block_rows, end};
+  const int64_t units = end.gated ? (w.tiles() + 3) / 4 : w.tiles();
+  // Four grains a thread: coarse enough to stream, fine enough that a stalled thread's share can be taken over.
+  const int64_t grain = std::max<int64_t>(1, units / (4 * pool_.threads()));
+  pool_.share(thread, units, grain, [&](int64_t a, int64_t b) { kernels_.multiply(m, a, b); });
+}
+
+void Program::operate(const MultiplyOp& op, const Step& s, int thread) {
+  Epilogue end;
+  end.gated = op.matrix->gated();
+  end.activation = op.activation;
+  end.ld = op.out.ld();
+  end.bias = or_null(op.bias);
+  if (op.add.offset != kNowhere) end.add = at<float>(op.add);
+  if (op.out.form.kind == Form::plain) {
+    end.out = at<float>(op.out);
+  } else {
+    end.packed = at<uint8_t>(op.out);
+    end.form = op.out.form;
+  }
+  multiply(thread, *op.matrix, op.in, s.rows, block_rows_, end);
+}
+
+void Program::operate(const RopeStoreOp& op, const Step& s, int thread) {
+  const RopeStore m{at<float>(op.in), op.in.ld(), at<float>(op.out), op.out.ld(), at<float>(op.angles),
+                    int(op.angles.width), or_null(op.q_norm), or_null(op.k_norm), op.eps,
+                    kv_memory_.data(), kv_, op.layer, op.heads};
+  pool_.share(thread, int64_t(s.rows) * kv_.heads, s.rows > 64 ? 12 : 1, [&](int64_t begin, int64_t end) {
+    for (int64_t i = begin; i < end; ++i) {
+      const int row = int(i / kv_.heads), position = s.positions[row];
+      const int32_t page = s.pages[s.page_start[row_span_[row]] + position / kPageTokens];
+      kernels_.rope_store(m, row, int(i % kv_.heads), page, position % kPageTokens);
+    }
+  });
+}
+
+void Program::operate(const AttendOp& op, const Step& s, int thread) {
+  const Attend m{at<float>(op.in), op.in.ld(), at<float>(op.out), op.out.ld(), kv_memory_.data(), kv_,
+                 op.layer, op.heads, op.scale, op.softcap, op.window, s.positions};
+  // Units: a span's queries of one KV head, as many at once as the registers hold. Counted without a table:
+  // spans are few against the work of one.
+  const int group = op.heads / kv_.heads, most = kernels_.max_rows;
+  auto units_of = [&](int span) {
+    return ((s.span_start[span + 1] - s.span_start[span]) * group + most - 1) / most;
+  };
+  int64_t units = 0;
+  for (int k = 0; k < s.spans; ++k) units += units_of(k);
+  pool_.share(thread, units * kv_.heads, 1, [&](int64_t begin, int64_t end) {
+    for (int64_t u = begin; u < end; ++u) {
+      int64_t left = u / kv_.heads;
+      int span = 0;
+      while (left >= units_of(span)) left -= units_of(span++);
+      const int queries = (s.span_start[span + 1] - s.span_start[span]) * group;
+      const int even = even_blocks(queries, most);
+      const int first = int(left) * even;
+      kernels_.attend(m, s.span_start[span], int(u % kv_.heads), first, std::min(even, queries - first),
+                      s.pages + s.page_start[span]);
+    }
+  });
+}
+
+void Program::operate(const AddOp& op, const Step& s, int thread) {
+  pool_.share(thread, s.rows, 8, [&](int64_t begin, int64_t end) {
+    for (int64_t i = begin; i < end; ++i) {
+      const int64_t at_row = i * op.out.ld();
+      kernels_.add_row(at<float>(op.out) + at_row, at<float>(op.a) + at_row, at<float>(op.b) + at_row, op.out.ld());
+    }
+  });
+}
+
+void Program::operate(const HeadOp& op, const Step& s, int thread) {
+  if (s.num_wanted == 0) return;
+  float* row = reinterpret_cast<float*>(row_scratch_[thread].data());
+  pool_.share(thread, s.num_wanted, 1, [&](int64_t begin, int64_t end) {
+    for (int64_t i = begin; i < end; ++i) {
+      kernels_.norm_row(at<float>(op.in) + s.wanted[i] * op.in.ld(), op.weight.data(), op.eps, op.in.width, row);
+      put_row(op.packed, row, int(i), wanted_block_rows_);
+    }
+  });
+  Epilogue end;
+  end.out = at<float>(op.logits);
+  end.ld = op.logits.ld();
+  multiply(thread, *op.matrix, op.packed, s.num_wanted, wanted_block_rows_, end);
+  pool_.share(thread, s.num_wanted, 1, [&](int64_t begin, int64_t end_row) {
+    for (int64_t i = begin; i < end_row; ++i) {
+      float* logits = at<float>(op.logits) + i * op.logits.ld();
+      if (op.softcap > 0) kernels_.softcap_row(logits, vocab_, op.softcap);
+      if (s.logits) {
+        std::memcpy(s.logits + i * vocab_, logits, vocab_ * sizeof(float));
+        continue;
+      }
+      const int32_t first = s.adjust_start[i];
+      sample_row(logits, int(vocab_), s.sampling[i], s.adjust + first, s.adjust_start[i + 1] - first,
+                 s.mask ? s.mask + i * s.mask_words : nullptr,
+                 reinterpret_cast<float*>(sampler_scratch_[thread].data()), s.out_tokens + i, s.out_logprobs + i,
+                 s.out_top_tokens + i * s.top, s.out_top_logprobs + i * s.top, s.top);
+    }
+  });
+}
+
+}  // namespace trimtab

@@ -1,0 +1,113 @@
+// A model as a flat list of operations over one scratch arena, run as a whole in one call a step.
+//
+// The list is recorded once by kernels/native.py from the readable model; what lies where in the arena is
+// decided there. The program knows rows, spans, pages and operations; it never hears of requests.
+#pragma once
+#include <map>
+#include <string>
+#include <variant>
+#include <vector>
+
+#include "kernels.h"
+#include "matrix.h"
+#include "memory.h"
+#include "pool.h"
+#include "sampler.h"
+
+namespace trimtab {
+
+constexpr int64_t kNowhere = -1;
+
+// A place in the arena: plain float rows of stride `ld`, or packed activations of `width` inputs.
+struct Place {
+  int64_t offset = kNowhere;
+  int64_t width = 0;
+  Form form;
+  int64_t ld() const { return round_up(width, kGroup); }
+};
+
+struct EmbedOp { const Matrix* table; Place out; float scale; };
+struct AnglesOp { Place out; std::vector<float> frequencies; float factor; };
+struct NormOp { Place in, out; std::vector<float> weight; float eps; };
+struct PackOp { Place in, out; };
+struct MultiplyOp { const Matrix* matrix; Place in, out, add; std::vector<float> bias; Epilogue::Activation activation; };
+struct RopeStoreOp { Place in, out, angles; int layer, heads; std::vector<float> q_norm, k_norm; float eps; };
+struct AttendOp { Place in, out; int layer, heads; float scale, softcap; int window; };
+struct AddOp { Place a, b, out; };
+struct HeadOp { const Matrix* matrix; Place in, normed, packed, logits; std::vector<float> weight; float eps, softcap; };
+using Op = std::variant<EmbedOp, AnglesOp, NormOp, PackOp, MultiplyOp, RopeStoreOp, AttendOp, AddOp, HeadOp>;
+
+// One step's work; see engine/batch.py for the meaning of the arrays.
+struct Step {
+  const int32_t *tokens, *positions;
+  int rows;
+  const int32_t *span_start, *page_start, *pages;
+  int spans;
+  const int32_t* wanted;
+  int num_wanted;
+  const SamplingRow* sampling;
+  const int32_t* adjust_start;
+  const AdjustEntry* adjust;
+  const uint32_t* mask;
+  int64_t mask_words;
+  // Results; `logits` null unless the caller wants them all, and then nothing is sampled.
+  int32_t* out_tokens;
+  float* out_logprobs;
+  int32_t* out_top_tokens;
+  float* out_top_logprobs;
+  int top;
+  float* logits;
+};
+
+class Program {
+ public:
+  Program(Pool& pool, const Kernels& kernels, KvLayout kv, int64_t num_pages, int64_t scratch_bytes, int max_rows,
+          int max_wanted, int64_t vocab);
+
+  void record(Op op) { ops_.push_back(std::move(op)); }
+  void run(const Step&);  // throws std::invalid_argument on a batch that does not hold together
+
+  // Seconds spent by kind of operation since the last call, when `timed`.
+  std::map<std::string, double> take_times();
+  bool timed = false;
+
+  int64_t num_pages() const { return num_pages_; }
+  const Memory& pages() const { return kv_memory_; }
+  const Memory& scratch() const { return scratch_; }
+
+ private:
+  void check(const Step&) const;
+  void plan(const Step&);
+  void execute(const Step&, int thread);
+  template <class T>
+  T* at(const Place& p) const { return reinterpret_cast<T*>(scratch_.data() + p.offset); }
+  void put_row(const Place& to, const float* x, int row, int block_rows) const;
+  void multiply(int thread, const Matrix&, const Place& in, int rows, int block_rows, const Epilogue&);
+
+  void operate(const EmbedOp&, const Step&, int thread);
+  void operate(const AnglesOp&, const Step&, int thread);
+  void operate(const NormOp&, const Step&, int thread);
+  void operate(const PackOp&, const Step&, int thread);
+  void operate(const MultiplyOp&, const Step&, int thread);
+  void operate(const RopeStoreOp&, const Step&, int thread);
+  void operate(const AttendOp&, const Step&, int thread);
+  void operate(const AddOp&, const Step&, int thread);
+  void operate(const HeadOp&, const Step&, int thread);
+
+  Pool& pool_;
+  const Kernels& kernels_;
+  const KvLayout kv_;
+  const int64_t num_pages_;
+  const int max_rows_, max_wanted_;
+  const int64_t vocab_;
+  Memory kv_memory_, scratch_;
+  std::vector<Memory> sampler_scratch_, row_scratch_;  // one a thread
+  std::vector<Op> ops_;
+  std::vector<double> seconds_;
+
+  // Decided at the start of a step, read by all threads.
+  int block_rows_ = 1, wanted_block_rows_ = 1;
+  std::vector<int32_t> row_span_;
+};
+
+}  // namespace trimtab

@@ -1,0 +1,456 @@
+"""Tokens in, tokens out: one model, one pool, one thread that runs step after step.
+
+Requests come in through a queue that is read between steps, and their readers are woken once a step. An
+error in one request ends that request; an error of the runner ends those that were in the step; the engine
+stays up. The engine knows threads and time; what runs next is the scheduler's business.
+"""
+
+from __future__ import annotations
+
+import itertools
+import random
+import threading
+import time
+from array import array
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future
+from contextlib import contextmanager
+from queue import SimpleQueue
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
+
+import numpy as np
+from pydantic import BaseModel, Field
+
+from trimtab.engine.assembly import scoring_batch
+from trimtab.engine.batch import PAGE_TOKENS, Floats, Runner
+from trimtab.engine.handle import Handle, Waiter, wake
+from trimtab.engine.output import StopText, TextStream
+from trimtab.engine.pages import PagePool, pages_for
+from trimtab.engine.sampling import SamplingParams
+from trimtab.engine.scheduler import Scheduler
+from trimtab.engine.sequence import Sequence as Output
+from trimtab.engine.stats import TPOT_BOUNDS_S, TTFT_BOUNDS_S, Histogram, Rate
+from trimtab.errors import Busy, TooLong, TrimtabError, UsageError
+
+if TYPE_CHECKING:
+    from collections.abc import Set as AbstractSet
+
+T = TypeVar("T")
+_SEED_STEP = 0x9E3779B97F4A7C15
+
+
+class Vocabulary(Protocol):
+    """What the engine needs of a tokenizer."""
+
+    @property
+    def eos_ids(self) -> AbstractSet[int]: ...
+    def stream(self) -> TextStream: ...
+
+
+class EngineSettings(BaseModel, frozen=True, extra="forbid"):
+    """Limits and policies of one engine."""
+
+    context: int | None = Field(
+        default=None, gt=0, description="most tokens of one request, prompt and output"
+    )
+    max_running: int = Field(default=64, gt=0, description="most requests in work at a time")
+    max_waiting: int = Field(
+        default=1024, ge=0, description="a request beyond this many waiting ones is refused"
+    )
+    sharing: bool = Field(default=True, description="compute equal prompt beginnings once")
+    drafting: bool = Field(default=True, description="guess tokens by prompt look-up where that pays")
+    seed: int | None = Field(
+        default=None, description="of requests that bring none; by default different each time"
+    )
+
+
+class Engine:
+    """Runs requests on a runner until it is closed; safe to use from any thread.
+
+    Parameters
+    ----------
+    runner : owned by the engine from now on, and closed with it
+    tokenizer : gives text and knows the tokens that end one
+    clock : seconds, never going back
+    """
+
+    def __init__(
+        self,
+        runner: Runner,
+        tokenizer: Vocabulary,
+        settings: EngineSettings | None = None,
+        *,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.settings = settings or EngineSettings()
+        self.runner = runner
+        self.tokenizer = tokenizer
+        self.context = min(self.settings.context or runner.config.context, runner.num_pages * PAGE_TOKENS)
+        self._clock = clock
+        self._ends = frozenset(tokenizer.eos_ids)
+        self._random = random.Random(self.settings.seed)
+        self._serial = itertools.count()
+        self._pool = PagePool(runner.num_pages)
+        self._scheduler = Scheduler(
+            self._pool,
+            max_rows=runner.max_rows,
+            max_wanted=runner.max_wanted,
+            max_running=min(self.settings.max_running, runner.max_rows, runner.max_wanted),
+            sharing=self.settings.sharing,
+            drafting=self.settings.drafting,
+        )
+        self._inbox: SimpleQueue[Callable[[], object]] = SimpleQueue()
+        self._lock = threading.Lock()  # guards what submitters change: _open, _refusing
+        self._open: set[Output] = set()
+        self._refusing = ""
+        self._empty = threading.Event()
+        self._empty.set()
+        self._stopping = False
+        self._started_at = clock()
+        self._ttft = Histogram(TTFT_BOUNDS_S)
+        self._tpot = Histogram(TPOT_BOUNDS_S)
+        self._rate = Rate()
+        self._ended: Counter[str] = Counter()
+        self._thread = threading.Thread(target=self._run, name="trimtab-engine", daemon=True)
+        self._thread.start()
+
+    # --- requests -------------------------------------------------------------------------------------------
+
+    def submit(
+        self,
+        prompt: Sequence[int],
+        params: SamplingParams | None = None,
+        request_id: str | None = None,
+        salt: str = "",
+        *,
+        priority: int = 0,
+    ) -> Handle:
+        """Queue a request for one output.
+
+        Parameters
+        ----------
+        prompt : token ids
+        salt : only requests of equal salt share computed prompts
+        priority : lower goes first; equal ones in order of arrival
+
+        Raises
+        ------
+        UsageError : no tokens, unknown tokens, or `params.n` is not 1 (see `submit_choices`)
+        TooLong : prompt and output exceed the context
+        Busy : the queue is full, or the engine is shutting down
+        """
+        params = params or SamplingParams()
+        if params.n != 1:
+            raise UsageError("`submit` makes one output", "use `submit_choices` for `n` of them", "n")
+        return self._submit(prompt, params, 0, request_id, salt, priority)
+
+    def submit_choices(
+        self,
+        prompt: Sequence[int],
+        params: SamplingParams,
+        request_id: str | None = None,
+        salt: str = "",
+        *,
+        priority: int = 0,
+    ) -> list[Handle]:
+        """Queue a request for `params.n` outputs of one prompt, which is computed once."""
+        handles: list[Handle] = []
+        try:
+            for index in range(params.n):
+                handles.append(self._submit(prompt, params, index, request_id, salt, priority))
+        except BaseException:
+            for handle in handles:
+                handle.cancel()
+            raise
+        return handles
+
+    @contextmanager
+    def hold(self) -> Iterator[None]:
+        """Start no step while several requests are submitted, so that they run together from the first."""
+        release = threading.Event()
+        self._inbox.put(release.wait)
+        try:
+            yield
+        finally:
+            release.set()
+
+    def logits(self, prompt: Sequence[int]) -> Floats:
+        """The logits of every position, (tokens, vocabulary); running requests wait meanwhile."""
+        tokens = self._checked(prompt)
+        if len(tokens) > self.context:
+            raise self._too_long(len(tokens), 0)
+        return self.call(lambda: self._logits(tokens))
+
+    def call(self, work: Callable[[], T]) -> T:
+        """Run something in the engine's thread between two steps, and wait for what it returns."""
+        future: Future[T] = Future()
+
+        def job() -> None:
+            try:
+                future.set_result(work())
+            except BaseException as error:
+                future.set_exception(error)
+
+        with self._lock:
+            if self._stopping:
+                raise Busy("the engine is closed")
+            self._inbox.put(job)
+        return future.result()
+
+    # --- state ----------------------------------------------------------------------------------------------
+
+    def stats(self) -> dict[str, Any]:
+        """Figures since the start, for people and for metrics.
+
+        Times are in seconds; `ttft_s` and `tpot_s` have `count`, `sum` and cumulative `buckets`.
+        """
+        scheduler, now = self._scheduler, self._clock()
+        counters = scheduler.counters
+        return {
+            "running": scheduler.running,
+            "waiting": max(0, len(self._open) - scheduler.running),
+            "pages_total": self._pool.num_pages,
+            "pages_held": self._pool.held,
+            "pages_idle": self._pool.idle,
+            "page_tokens": PAGE_TOKENS,
+            "context": self.context,
+            "steps": counters.steps,
+            "rows": counters.rows,
+            "prompt_tokens": counters.prompt_tokens,
+            "cached_tokens": counters.cached_tokens,
+            "output_tokens": counters.output_tokens,
+            "output_tokens_per_s": self._rate.per_second(now, counters.output_tokens),
+            "preemptions": counters.preemptions,
+            "drafted_tokens": counters.drafted_tokens,
+            "accepted_tokens": counters.accepted_tokens,
+            "requests": {
+                reason: self._ended[reason] for reason in ("stop", "length", "cancelled", "failed", "refused")
+            },
+            "ttft_s": self._ttft.snapshot(),
+            "tpot_s": self._tpot.snapshot(),
+            "memory_bytes": dict(self.runner.memory),
+            "uptime_s": now - self._started_at,
+        }
+
+    def drain(self, timeout_s: float | None = None) -> bool:
+        """Refuse new requests and wait for the others; True when none is left."""
+        with self._lock:
+            self._refusing = self._refusing or "the engine is shutting down"
+        return self._empty.wait(timeout_s)
+
+    def close(self, timeout_s: float = 10.0) -> None:
+        """Cancel what runs, stop the thread, close the runner. May be called twice."""
+        with self._lock:
+            self._refusing = "the engine is closed"
+            if not self._stopping:
+                self._stopping = True
+                self._inbox.put(lambda: None)
+        if self._thread is not threading.current_thread():
+            self._thread.join(timeout_s)
+
+    def __enter__(self) -> Engine:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    # --- submission, in the caller's thread -----------------------------------------------------------------
+
+    def _submit(
+        self,
+        prompt: Sequence[int],
+        params: SamplingParams,
+        index: int,
+        request_id: str | None,
+        salt: str,
+        priority: int,
+    ) -> Handle:
+        tokens = self._checked(prompt)
+        limit = self._limit(len(tokens), params)
+        params.check_vocab(self.runner.config.vocab_size)
+        stream = self.tokenizer.stream()
+        with self._lock:
+            if self._refusing:
+                raise Busy(self._refusing)
+            most = self.settings.max_running + self.settings.max_waiting
+            if len(self._open) >= most:
+                self._ended["refused"] += 1
+                raise Busy(
+                    f"{len(self._open)} requests are running or waiting, and {most} is the most",
+                    "try again later",
+                )
+            serial = next(self._serial)
+            seed = self._random.getrandbits(64) if params.seed is None else params.seed
+        sequence = Output(
+            tokens,
+            params,
+            limit=limit,
+            ends=frozenset(params.stop_token_ids) | (frozenset() if params.ignore_eos else self._ends),
+            stop=StopText(stream, params.stop) if params.stop else None,
+            seed=(seed + index * _SEED_STEP) % 2**64,
+            age=(priority, serial),
+            salt=salt,
+            shares=self.settings.sharing and params.prompt_logprobs is None,
+            submitted_at=self._clock(),
+        )
+        with self._lock:
+            if self._refusing:
+                raise Busy(self._refusing)
+            self._open.add(sequence)
+            self._empty.clear()
+            self._inbox.put(lambda: self._add(sequence))
+        return Handle(sequence, request_id or f"request-{serial}", stream, self._cancel, index)
+
+    def _checked(self, prompt: Sequence[int]) -> array[int]:
+        vocab = self.runner.config.vocab_size
+        if not len(prompt):
+            raise UsageError("the prompt has no tokens", param="prompt")
+        try:
+            tokens = array("i", prompt)
+        except (TypeError, OverflowError) as error:
+            raise UsageError(f"the prompt must be token ids from 0 to {vocab - 1}", param="prompt") from error
+        wrong = min(tokens) if min(tokens) < 0 else max(tokens)
+        if not 0 <= wrong < vocab:
+            raise UsageError(
+                f"the prompt holds token {wrong}; the model knows 0 to {vocab - 1}", param="prompt"
+            )
+        return tokens
+
+    def _limit(self, prompt_tokens: int, params: SamplingParams) -> int:
+        """Tokens, prompt included, at which the output ends."""
+        asked = params.max_tokens
+        least = (max(1, params.min_tokens)) if asked is None else asked
+        if prompt_tokens + least > self.context:
+            raise self._too_long(prompt_tokens, least)
+        return self.context if asked is None else prompt_tokens + asked
+
+    def _too_long(self, prompt_tokens: int, output_tokens: int) -> TooLong:
+        more = f" and {output_tokens} of output" if output_tokens else ""
+        if self.context < self.runner.config.context:
+            hint = (
+                f"the model allows {self.runner.config.context} tokens: start with a larger `--context` or "
+                "`--memory`, or shorten the request"
+            )
+        else:
+            hint = "shorten the prompt or lower `max_tokens`"
+        message = f"{prompt_tokens} tokens of prompt{more} exceed the context of {self.context} tokens"
+        return TooLong(message, hint, "prompt")
+
+    def _cancel(self, sequence: Output) -> None:
+        self._inbox.put(lambda: self._drop(sequence))
+
+    # --- the engine's thread --------------------------------------------------------------------------------
+
+    def _run(self) -> None:
+        inbox, idle = self._inbox, True
+        while True:
+            while idle or not inbox.empty():
+                self._guarded(inbox.get())
+                idle = False
+            if self._stopping:
+                break
+            idle = not self._step()
+        for sequence in tuple(self._open):
+            self._drop(sequence)
+        while not inbox.empty():  # jobs that came with the last breath still get their answer
+            self._guarded(inbox.get())
+        self.runner.close()
+
+    def _guarded(self, job: Callable[[], object]) -> None:
+        try:
+            job()
+        except Exception as error:
+            self._fail(tuple(self._open), error)
+
+    def _step(self) -> bool:
+        """Run one step; False when there was nothing to do."""
+        scheduler = self._scheduler
+        try:
+            batch = scheduler.next()
+        except Exception as error:
+            self._fail(tuple(self._open), error)
+            return True
+        if batch is None:
+            return False
+        try:
+            touched = scheduler.commit(self.runner.step(batch))
+        except Exception as error:
+            self._fail((*scheduler.decoding, *scheduler.prefilling), error)
+            return True
+        now = self._clock()
+        self._rate.mark(now, scheduler.counters.output_tokens)
+        waiters: list[Waiter] = []
+        for sequence in touched:
+            if sequence.first_at == 0.0:
+                sequence.first_at = now
+                self._ttft.add(now - sequence.submitted_at)
+            if sequence.finish is not None or sequence.error is not None:
+                self._close(sequence, now)
+            waiter = sequence.waiter
+            if waiter is not None and (waiter.every or sequence.closed):
+                sequence.waiter = None
+                waiters.append(waiter)
+        if waiters:
+            wake(waiters)
+        return True
+
+    def _add(self, sequence: Output) -> None:
+        if not sequence.closed:
+            self._scheduler.add(sequence)
+
+    def _drop(self, sequence: Output) -> None:
+        """Cancel a sequence, unless it has ended already."""
+        if sequence.closed:
+            return
+        self._scheduler.remove(sequence)
+        try:
+            sequence.end("cancelled")
+        except Exception as error:
+            sequence.error = error
+        self._close_and_wake(sequence)
+
+    def _fail(self, sequences: tuple[Output, ...], error: Exception) -> None:
+        for sequence in sequences:
+            self._scheduler.remove(sequence)
+            sequence.error = error
+            self._close_and_wake(sequence)
+
+    def _close_and_wake(self, sequence: Output) -> None:
+        self._close(sequence, self._clock())
+        waiter = sequence.waiter
+        if waiter is not None:
+            sequence.waiter = None
+            wake((waiter,))
+
+    def _close(self, sequence: Output, now: float) -> None:
+        """The last word on a sequence: after this its reader sees the end."""
+        sequence.finished_at = now
+        sequence.lookup = None
+        sequence.digests = []
+        outputs = len(sequence.tokens) - sequence.prompt_length
+        if outputs > 1:
+            self._tpot.add((now - sequence.first_at) / (outputs - 1))
+        self._ended["failed" if sequence.error is not None else sequence.finish or "cancelled"] += 1
+        sequence.closed = True
+        with self._lock:
+            self._open.discard(sequence)
+            if not self._open:
+                self._empty.set()
+
+    def _logits(self, tokens: array[int]) -> Floats:
+        pages = self._scheduler.preempt_for(pages_for(len(tokens)))
+        if pages is None:
+            raise TrimtabError(f"no pages for {len(tokens)} tokens")
+        try:
+            out = np.empty((len(tokens), self.runner.config.vocab_size), np.float32)
+            rows = min(self.runner.max_rows, self.runner.max_wanted)
+            for start in range(0, len(tokens), rows):
+                chunk = tokens[start : start + rows]
+                out[start : start + len(chunk)] = self.runner.logits(scoring_batch(chunk, start, pages))
+            return out
+        finally:
+            self._pool.give(pages)

@@ -1,0 +1,360 @@
+"""Decides what runs in the next step, and takes in what came out.
+
+Sequences that generate go first, one row each (and drafted rows while the batch is small); prompts fill the
+rest of the step in chunks. Order is by age. A sequence is admitted when the pages for its tokens are there;
+if the generating ones later outgrow the pool, the youngest gives up its pages, waits, and is computed again
+from its tokens, so an accepted sequence always finishes. The scheduler knows sequences, rows and pages; it
+never sees a tensor, a clock or a thread.
+"""
+
+from __future__ import annotations
+
+from array import array
+from bisect import insort
+from dataclasses import dataclass
+from operator import attrgetter
+
+from trimtab.engine.assembly import Assembly
+from trimtab.engine.batch import PAGE_TOKENS, Batch, StepResult
+from trimtab.engine.lookup import Lookup, draft_length
+from trimtab.engine.output import TokenLogprob
+from trimtab.engine.pages import PagePool, pages_for
+from trimtab.engine.sequence import Sequence
+
+_AGE = attrgetter("age")
+_GROWTH_PAGES = 4
+"""Pages that each running sequence is expected to need soon; less headroom would only cause preemption."""
+
+
+@dataclass(slots=True)
+class Counters:
+    """What happened since the start."""
+
+    steps: int = 0
+    rows: int = 0
+    prompt_tokens: int = 0
+    cached_tokens: int = 0
+    output_tokens: int = 0
+    preemptions: int = 0
+    drafted_tokens: int = 0
+    accepted_tokens: int = 0
+
+
+class Scheduler:
+    """Continuous batching over one page pool.
+
+    Parameters
+    ----------
+    max_rows, max_wanted : the runner's limits of one step
+    max_running : most sequences in work at a time, at most `max_rows` and `max_wanted`
+    sharing : equal prefixes are computed once
+    drafting : guess tokens by prompt look-up where that pays
+
+    Every step is `next`, the runner, `commit`; `add` and `remove` come between steps.
+    """
+
+    def __init__(
+        self,
+        pool: PagePool,
+        *,
+        max_rows: int,
+        max_wanted: int,
+        max_running: int,
+        sharing: bool = True,
+        drafting: bool = True,
+    ) -> None:
+        self.pool = pool
+        self.counters = Counters()
+        self.waiting: list[Sequence] = []
+        self.prefilling: list[Sequence] = []
+        self.decoding: list[Sequence] = []
+        self._max_rows = max_rows
+        self._max_wanted = max_wanted
+        self._max_running = max_running
+        self._sharing = sharing
+        self._drafting = drafting
+        self._decodes: list[Sequence] = []
+        self._drafts: list[array[int] | None] = []
+        self._chunks: list[tuple[Sequence, int]] = []
+        # The head of the queue, and what `pool.given` was when there was no room for it.
+        self._blocked: tuple[Sequence, int] | None = None
+
+    @property
+    def running(self) -> int:
+        return len(self.prefilling) + len(self.decoding)
+
+    def add(self, sequence: Sequence) -> None:
+        """Queue a sequence; its `limit` must fit the pool."""
+        insort(self.waiting, sequence, key=_AGE)
+
+    def remove(self, sequence: Sequence) -> None:
+        """Forget a sequence, wherever it is; its pages are free afterwards."""
+        for place in (self.decoding, self.prefilling, self.waiting):
+            if sequence in place:
+                place.remove(sequence)
+                break
+        self._release(sequence)
+
+    def next(self) -> Batch | None:
+        """The next step's work; None when there is none."""
+        while True:
+            assembly = Assembly()
+            self._plan_decodes(assembly)
+            self._admit()
+            self._plan_chunks(assembly)
+            if assembly.rows:
+                self.counters.steps += 1
+                self.counters.rows += assembly.rows
+                return assembly.batch()
+            if not self.running:
+                return None
+            # Prompts hold all pages and none can go on: the youngest makes room for the others.
+            self._preempt(max((*self.prefilling, *self.decoding), key=_AGE))
+
+    def commit(self, result: StepResult) -> list[Sequence]:
+        """Take in the step's result; the sequences that got tokens or ended, whose pages are free already."""
+        tokens: list[int] = result.tokens.tolist()
+        touched: list[Sequence] = []
+        row = 0
+        ended = False
+        for sequence, draft in zip(self._decodes, self._drafts, strict=True):
+            try:
+                row = self._commit_decode(sequence, draft, tokens, row, result)
+            except Exception as error:
+                sequence.error = error
+                row += 1 if draft is None else len(draft) + 1
+            touched.append(sequence)
+            ended = ended or sequence.ended
+        for sequence, count in self._chunks:
+            last = sequence.computed + count == len(sequence.tokens)
+            wants = self._chunk_wants(sequence, count)
+            try:
+                self._commit_chunk(sequence, count, tokens, row, result)
+            except Exception as error:
+                sequence.error = error
+            row += wants
+            if last or sequence.ended:
+                touched.append(sequence)
+                ended = ended or sequence.ended
+                self.prefilling.remove(sequence)
+                insort(self.decoding, sequence, key=_AGE)
+        if ended:
+            for sequence in touched:
+                if sequence.ended:
+                    self.remove(sequence)
+        return touched
+
+    def preempt_for(self, pages: int) -> list[int] | None:
+        """Take pages for work outside the batch, from the youngest if need be; None if there are fewer."""
+        while self.pool.available < pages and self.running:
+            self._preempt(max((*self.prefilling, *self.decoding), key=_AGE))
+        return self.pool.take(pages)
+
+    # --- planning -------------------------------------------------------------------------------------------
+
+    def _plan_decodes(self, assembly: Assembly) -> None:
+        self._decodes, self._drafts = [], []
+        longest = 0
+        if self._drafting and self.decoding and not self.prefilling:
+            fits = min(self._max_rows, self._max_wanted) // len(self.decoding) - 1
+            longest = min(draft_length(len(self.decoding)), fits)
+        place = 0
+        while place < len(self.decoding):
+            sequence = self.decoding[place]
+            if sequence.computed >= len(sequence.pages) * PAGE_TOKENS and not self._grow(sequence, place):
+                break  # it was the youngest left, and has been preempted
+            draft = self._draft(sequence, longest) if longest > 0 else None
+            assembly.decode(sequence, draft)
+            self._decodes.append(sequence)
+            self._drafts.append(draft)
+            place += 1
+
+    def _grow(self, sequence: Sequence, place: int) -> bool:
+        """One more page for a decoding sequence, taken from the youngest that is not in this step yet."""
+        while (pages := self.pool.take(1)) is None:
+            victim = max((*self.prefilling, *self.decoding[place:]), key=_AGE)
+            self._preempt(victim)
+            if victim is sequence:
+                return False
+        sequence.pages.append(pages[0])
+        return True
+
+    def _draft(self, sequence: Sequence, longest: int) -> array[int] | None:
+        """Tokens to verify, or None; there are pages for all of them."""
+        if sequence.adjust is not None and (sequence.adjust.follows_output or sequence.params.min_tokens > 0):
+            return None
+        left = sequence.limit - len(sequence.tokens) - 1
+        if left < 1:
+            return None
+        if sequence.lookup is None:
+            sequence.lookup = Lookup()
+        draft = sequence.lookup.draft(sequence.tokens, min(longest, left))
+        if not draft:
+            return None
+        short = pages_for(sequence.computed + 1 + len(draft)) - len(sequence.pages)
+        if short > 0:
+            pages = self.pool.take(short)
+            if pages is None:
+                return None
+            sequence.pages.extend(pages)
+        return draft
+
+    def _admit(self) -> None:
+        while self.waiting and self.running < self._max_running:
+            sequence = self.waiting[0]
+            if self.running and self._blocked == (sequence, self.pool.given):
+                return
+            self._share(sequence)
+            runners = (*self.prefilling, *self.decoding)
+            owed = sum(pages_for(len(other.tokens)) - len(other.pages) for other in self.prefilling)
+            growth = sum(
+                min(_GROWTH_PAGES, pages_for(other.limit) - pages_for(len(other.tokens))) for other in runners
+            )
+            need = pages_for(len(sequence.tokens)) - len(sequence.pages)
+            if runners and need + owed + growth > self.pool.available:
+                self._release(sequence)
+                if not sequence.preempted:
+                    sequence.cached = 0
+                self._blocked = (sequence, self.pool.given)
+                return
+            self.waiting.pop(0)
+            insort(self.prefilling, sequence, key=_AGE)
+
+    def _plan_chunks(self, assembly: Assembly) -> None:
+        self._chunks = []
+        promised: set[bytes] = set()  # pages that this step computes: others wait and share them
+        for sequence in self.prefilling:
+            rows = self._max_rows - assembly.rows
+            wanted = self._max_wanted - assembly.wanted
+            if rows < 1 or wanted < 1:
+                break
+            self._share(sequence)
+            start, total = sequence.computed, len(sequence.tokens)
+            page = start // PAGE_TOKENS
+            shares = self._sharing and sequence.shares
+            if shares and page + 1 < len(sequence.digests) and sequence.digests[page + 1] in promised:
+                continue
+            count = min(rows, total - start)
+            if sequence.scoring:
+                count = min(count, wanted)
+            room = (len(sequence.pages) + self.pool.available) * PAGE_TOKENS - start
+            count = min(count, room)
+            if count < 1:
+                break  # no page left; those after it are younger
+            pages = self.pool.take(max(0, pages_for(start + count) - len(sequence.pages)))
+            sequence.pages.extend(pages or ())
+            wants_next = start + count == total and total < sequence.limit
+            if shares:
+                promised.update(sequence.digests[page + 1 : pages_for(start + count) + 1])
+            assembly.prefill(sequence, count, wants_next)
+            self._chunks.append((sequence, count))
+
+    def _share(self, sequence: Sequence) -> None:
+        """Take over pages that others have computed; at least one token is left, whose row gives the next."""
+        if not (self._sharing and sequence.shares) or sequence.computed != len(sequence.pages) * PAGE_TOKENS:
+            return
+        last = min(len(sequence.digests) - 1, (len(sequence.tokens) - 1) // PAGE_TOKENS)
+        while sequence.published == len(sequence.pages) < last:
+            page = self.pool.share(sequence.digests[len(sequence.pages) + 1])
+            if page is None:
+                break
+            sequence.pages.append(page)
+            sequence.published += 1
+            sequence.computed += PAGE_TOKENS
+            if not sequence.preempted:
+                sequence.cached += PAGE_TOKENS
+
+    def _preempt(self, sequence: Sequence) -> None:
+        self.remove(sequence)
+        sequence.preempted = True
+        if sequence.scoring:
+            sequence.prompt_logprobs = [None]  # its rows will be scored again
+        self.counters.preemptions += 1
+        insort(self.waiting, sequence, key=_AGE)
+
+    def _release(self, sequence: Sequence) -> None:
+        self.pool.give(sequence.pages)
+        del sequence.pages[:]
+        sequence.computed = sequence.published = 0
+
+    # --- results --------------------------------------------------------------------------------------------
+
+    def _commit_decode(
+        self, sequence: Sequence, draft: array[int] | None, tokens: list[int], row: int, result: StepResult
+    ) -> int:
+        """Take a decoding sequence's rows; the number of the row after them."""
+        computed = sequence.computed + 1
+        logprobs = sequence.logprobs
+        if logprobs is not None:
+            logprobs.append(_logprob(result, row, tokens[row], sequence.top))
+        ended = sequence.accept(tokens[row])
+        if draft is None:
+            row += 1
+            self.counters.output_tokens += 1
+        else:
+            first, row = row, row + len(draft) + 1
+            accepted = 0
+            while not ended and accepted < len(draft) and draft[accepted] == tokens[first + accepted]:
+                accepted += 1
+                token = tokens[first + accepted]
+                if logprobs is not None:
+                    logprobs.append(_logprob(result, first + accepted, token, sequence.top))
+                ended = sequence.accept(token)
+            computed += accepted
+            if sequence.lookup is not None:
+                sequence.lookup.verified(accepted)
+            self.counters.drafted_tokens += len(draft)
+            self.counters.accepted_tokens += accepted
+            self.counters.output_tokens += accepted + 1
+        sequence.computed = computed
+        if computed >= (sequence.published + 1) * PAGE_TOKENS:
+            self._publish(sequence)
+        return row
+
+    def _chunk_wants(self, sequence: Sequence, count: int) -> int:
+        """Rows of the result that belong to a chunk; asked before it is committed."""
+        last = sequence.computed + count == len(sequence.tokens)
+        scored = (count - 1 if last else count) if sequence.scoring else 0
+        return scored + (last and len(sequence.tokens) < sequence.limit)
+
+    def _commit_chunk(
+        self, sequence: Sequence, count: int, tokens: list[int], row: int, result: StepResult
+    ) -> None:
+        start, total = sequence.computed, len(sequence.tokens)
+        if sequence.scoring and sequence.prompt_logprobs is not None:
+            top = sequence.params.prompt_logprobs or 0
+            for position in range(start + 1, min(start + count + 1, total)):
+                sequence.prompt_logprobs.append(_logprob(result, row, sequence.tokens[position], top))
+                row += 1
+        if not sequence.preempted:
+            self.counters.prompt_tokens += count
+        sequence.computed = start + count
+        self._publish(sequence)
+        if sequence.computed < total:
+            return
+        if total >= sequence.limit:
+            sequence.end("length")
+            return
+        if not sequence.preempted:
+            self.counters.cached_tokens += sequence.cached
+        if sequence.logprobs is not None:
+            sequence.logprobs.append(_logprob(result, row, tokens[row], sequence.top))
+        self.counters.output_tokens += 1
+        sequence.accept(tokens[row])
+
+    def _publish(self, sequence: Sequence) -> None:
+        """Tell the pool which pages are full now."""
+        if not (self._sharing and sequence.shares):
+            return
+        sequence.extend_digests(sequence.computed)
+        for page in range(sequence.published, sequence.computed // PAGE_TOKENS):
+            self.pool.publish(sequence.pages[page], sequence.digests[page + 1])
+        sequence.published = sequence.computed // PAGE_TOKENS
+
+
+def _logprob(result: StepResult, row: int, token: int, top: int) -> TokenLogprob:
+    """One row's log probabilities, with its `top` best tokens."""
+    if top < 1:
+        return TokenLogprob(token, float(result.logprobs[row]))
+    best = zip(result.top_tokens[row, :top].tolist(), result.top_logprobs[row, :top].tolist(), strict=True)
+    return TokenLogprob(token, float(result.logprobs[row]), tuple(best))

@@ -1,0 +1,357 @@
+"""The recording backend: a model's Python function becomes a native program.
+
+`NativeOps` notes every operation with the values it reads. `compile` then decides in which form each value is
+stored (a multiply wants its activations packed, a norm wants plain rows), where in one scratch arena it lies
+(a value's place is free again after its last reader), and hands the list to the native module. It runs once at
+start; a step never enters Python. Nothing here imports torch.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from trimtab import _native
+from trimtab.errors import BadFile, Unsupported
+from trimtab.formats.ggml_types import type_number
+from trimtab.formats.source import TensorInfo, TensorSource
+from trimtab.kernels.ops import RopeLike, Rows
+
+FormKey = tuple[str, int, int]
+"""Activation form: kind, group, zero point (see native/layout.h)."""
+
+PLAIN: FormKey = ("plain", 32, 0)
+FORMATS = ("auto", "bf16", "int8", "q4", "q8")
+
+
+class NativeMaker:
+    """Repacks checkpoint tensors for the native kernels, once, at load.
+
+    Parameters
+    ----------
+    source : the checkpoint
+    pool : threads to repack with
+    format : `auto` keeps each tensor's own precision; `bf16`, `int8`, `q4`, `q8` convert every matrix
+    """
+
+    def __init__(self, source: TensorSource, pool: Any, format: str = "auto") -> None:
+        self.source = source
+        self.pool = pool
+        self.format = format
+        self.weight_bytes = 0
+
+    def matrix(self, *parts: Rows, gated: bool = False) -> Any:
+        infos = [self.source.info(part.name) for part in parts]
+        counts = [_row_count(part, info) for part, info in zip(parts, infos, strict=True)]
+        inputs = infos[0].shape[-1]
+        if any(len(info.shape) != 2 or info.shape[1] != inputs for info in infos):
+            shapes = ", ".join(f"{info.name} {info.shape}" for info in infos)
+            raise BadFile(self.source.path, f"these tensors should share their inputs: {shapes}")
+        if gated and (len(parts) != 2 or counts[0] != counts[1]):
+            raise BadFile(self.source.path, f"gate and up differ in size: {counts}")
+        matrix = _native.Matrix(
+            matrix_format(infos, self.format), counts[0] if gated else sum(counts), inputs, gated
+        )
+        row = 0
+        for half, (part, info, count) in enumerate(zip(parts, infos, counts, strict=True)):
+            matrix.fill(
+                self.pool, 0 if gated else row, half if gated else 0, type_number(info.dtype),
+                self.source.raw(part.name), part.order, part.start, count,
+            )  # fmt: skip
+            row += count
+            self.source.release(part.name)
+        self.weight_bytes += matrix.nbytes
+        return matrix
+
+    def vector(self, *parts: Rows, offset: float = 0.0) -> npt.NDArray[np.float32]:
+        pieces = []
+        for part in parts:
+            piece = self.source.dequantized(part.name).reshape(-1)[part.start : part.stop]
+            pieces.append(piece if part.order is None else piece[part.order])
+        vector = np.concatenate(pieces) if len(pieces) > 1 else pieces[0]
+        return np.ascontiguousarray(vector + np.float32(offset), dtype=np.float32)
+
+
+@dataclass(frozen=True, slots=True)
+class MatrixShape:
+    """What a recording needs to know of a matrix: enough to lay out its program without the weights."""
+
+    rows: int
+    inputs: int
+    form: FormKey
+
+
+class SizingMaker:
+    """Counts the bytes `NativeMaker` would pack, without reading a weight."""
+
+    def __init__(self, source: TensorSource, format: str = "auto") -> None:
+        self.source = source
+        self.format = format
+        self.weight_bytes = 0
+
+    def matrix(self, *parts: Rows, gated: bool = False) -> Any:
+        infos = [self.source.info(part.name) for part in parts]
+        counts = [_row_count(part, info) for part, info in zip(parts, infos, strict=True)]
+        format = matrix_format(infos, self.format)
+        rows, inputs = counts[0] if gated else sum(counts), infos[0].shape[-1]
+        self.weight_bytes += _native.matrix_bytes(format, rows, inputs, gated)
+        return MatrixShape(rows, inputs, _native.format_form(format))
+
+    def vector(self, *parts: Rows, offset: float = 0.0) -> npt.NDArray[np.float32]:
+        return np.zeros(0, np.float32)
+
+
+def matrix_format(infos: list[TensorInfo], format: str) -> str:
+    """The packed format for a stack of tensors: the one asked for, or the narrowest that loses nothing."""
+    if format == "auto":
+        natural: str = _native.common_format([_native.natural_format(type_number(i.dtype)) for i in infos])
+        return natural
+    if format not in FORMATS:
+        raise Unsupported(f"no weight format `{format}`", f"choose one of {', '.join(FORMATS)}", "format")
+    return {"q4": "q4+min"}.get(format, format)
+
+
+def _row_count(part: Rows, info: TensorInfo) -> int:
+    stop = info.shape[0] if part.stop is None else part.stop
+    return stop - part.start
+
+
+@dataclass(slots=True, eq=False)
+class _Value:
+    """One result: its width, and in which forms its readers want it."""
+
+    width: int
+    birth: int
+    forms: dict[FormKey, int] = field(default_factory=dict)  # form -> index of its last reader
+    offset: dict[FormKey, int] = field(default_factory=dict)
+
+    def read(self, form: FormKey, reader: int) -> None:
+        self.forms[form] = reader
+
+
+@dataclass(slots=True)
+class _Node:
+    kind: str
+    inputs: tuple[_Value, ...]
+    output: _Value | None
+    arguments: dict[str, Any]
+
+
+class NativeOps:
+    """Implements `Ops` by taking notes; see the module text."""
+
+    def __init__(self, context: int) -> None:
+        self.context = context
+        self.nodes: list[_Node] = []
+        self._angles: dict[Any, _Value] = {}
+
+    def _note(
+        self, kind: str, width: int | None, reads: tuple[tuple[_Value, FormKey], ...] = (), **arguments: Any
+    ) -> Any:
+        index = len(self.nodes)
+        for value, form in reads:
+            value.read(form, index)
+        output = None if width is None else _Value(width, index)
+        self.nodes.append(_Node(kind, tuple(value for value, _ in reads), output, arguments))
+        return output
+
+    def embed(self, table: Any, *, scale: float = 1.0) -> Any:
+        return self._note("embed", table.inputs, table=table, scale=scale)
+
+    def norm(self, x: Any, weight: Any, eps: float) -> Any:
+        return self._note("norm", x.width, ((x, PLAIN),), weight=weight, eps=eps)
+
+    def linear(self, x: Any, matrix: Any, *, bias: Any = None, add: Any = None) -> Any:
+        reads = ((x, matrix.form),) if add is None else ((x, matrix.form), (add, PLAIN))
+        return self._note("multiply", matrix.rows, reads, matrix=matrix, bias=bias, activation="silu")
+
+    def gated(self, x: Any, matrix: Any, activation: str) -> Any:
+        return self._note(
+            "gated", matrix.rows, ((x, matrix.form),), matrix=matrix, bias=None, activation=activation
+        )
+
+    def rope_store(
+        self, qkv: Any, layer: int, *, heads: int, kv_heads: int, head_dim: int, rope: RopeLike,
+        q_norm: Any = None, k_norm: Any = None, eps: float = 0.0,
+    ) -> Any:  # fmt: skip
+        if rope not in self._angles:
+            frequencies, factor = rope.frequencies(self.context)
+            frequencies = np.ascontiguousarray(frequencies, np.float32)
+            self._angles[rope] = self._note("angles", rope.dim, frequencies=frequencies, factor=float(factor))
+        angles = self._angles[rope]
+        return self._note(
+            "rope_store", heads * head_dim, ((qkv, PLAIN), (angles, PLAIN)),
+            layer=layer, heads=heads, q_norm=q_norm, k_norm=k_norm, eps=eps,
+        )  # fmt: skip
+
+    def attend(
+        self, q: Any, layer: int, *, heads: int, kv_heads: int, head_dim: int, scale: float,
+        window: int = 0, softcap: float = 0.0,
+    ) -> Any:  # fmt: skip
+        return self._note(
+            "attend", heads * head_dim, ((q, PLAIN),),
+            layer=layer, heads=heads, scale=scale, softcap=softcap, window=window,
+        )  # fmt: skip
+
+    def add(self, x: Any, y: Any) -> Any:
+        return self._note("add", x.width, ((x, PLAIN), (y, PLAIN)))
+
+    def head(self, x: Any, norm: Any, eps: float, matrix: Any, *, softcap: float = 0.0) -> Any:
+        self._note("head", None, ((x, PLAIN),), matrix=matrix, weight=norm, eps=eps, softcap=softcap)
+
+
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """Where every value of a recording lies, for at most `max_rows` rows and `max_wanted` wanted rows."""
+
+    scratch_bytes: int
+    logits_offset: int
+    packed_offset: int
+    passes: dict[int, list[tuple[_Value, FormKey]]]  # node index -> forms to derive right after it
+
+
+class _Arena:
+    """First-fit allocation over a growing span, for values whose lifetimes are known."""
+
+    def __init__(self) -> None:
+        self.live: list[tuple[int, int]] = []  # (offset, size), sorted
+        self.size = 0
+
+    def take(self, size: int) -> int:
+        at = 0
+        for offset, length in self.live:
+            if offset - at >= size:
+                break
+            at = offset + length
+        self.live.append((at, size))
+        self.live.sort()
+        self.size = max(self.size, at + size)
+        return at
+
+    def give(self, offset: int) -> None:
+        self.live = [piece for piece in self.live if piece[0] != offset]
+
+
+def _direct_form(node: _Node, value: _Value) -> FormKey:
+    """The form the operation itself writes; the others are derived by a pack pass."""
+    packed = [form for form in value.forms if form != PLAIN]
+    if PLAIN in value.forms or len(packed) != 1:
+        return PLAIN
+    if node.kind == "norm" or (node.kind == "gated" and packed[0][0] != "token"):
+        return packed[0]
+    return PLAIN
+
+
+def place(nodes: list[_Node], max_rows: int, max_wanted: int, vocab: int) -> Layout:
+    """Assign offsets to all values and forms; see `Layout`."""
+    arena = _Arena()
+    passes: dict[int, list[tuple[_Value, FormKey]]] = {}
+    ending: dict[int, list[int]] = {}
+
+    def allocate(value: _Value, form: FormKey, last: int) -> None:
+        rows = max_rows
+        value.offset[form] = arena.take(_native.form_bytes(*form, value.width, rows))
+        ending.setdefault(last, []).append(value.offset[form])
+
+    for index, node in enumerate(nodes):
+        value = node.output
+        if value is not None:
+            direct = _direct_form(node, value)
+            last = max(value.forms.values(), default=index)
+            alias = _residual(node, index)
+            if alias is not None and direct == PLAIN:
+                # In place: the residual's place lives on under the new value's name.
+                offset = alias.offset[PLAIN]
+                value.offset[PLAIN] = offset
+                ending[index].remove(offset)
+                ending.setdefault(value.forms.get(PLAIN, index), []).append(offset)
+            elif direct == PLAIN:
+                allocate(value, PLAIN, value.forms.get(PLAIN, index))
+            for form in value.forms:
+                if form == PLAIN:
+                    continue
+                allocate(value, form, value.forms[form])
+                if form != direct:
+                    passes.setdefault(index, []).append((value, form))
+            del last
+        if node.kind == "head":
+            break
+        for offset in ending.pop(index, []):
+            arena.give(offset)
+    head = nodes[-1]
+    form = head.arguments["matrix"].form
+    packed = arena.take(_native.form_bytes(*form, head.inputs[0].width, max_wanted))
+    logits = arena.take(_native.form_bytes(*PLAIN, vocab + 15, max_wanted))
+    return Layout(arena.size, logits, packed, passes)
+
+
+def _residual(node: _Node, index: int) -> _Value | None:
+    """The operand an addition may overwrite: nobody reads it afterwards."""
+    if node.kind == "multiply" and len(node.inputs) == 2:
+        candidate = node.inputs[1]
+    elif node.kind == "add":
+        candidate = node.inputs[0]
+    else:
+        return None
+    return candidate if candidate.forms[PLAIN] == index and PLAIN in candidate.offset else None
+
+
+def compile_program(
+    ops: NativeOps, pool: Any, kernels: Any, *, kv_type: str, layers: int, kv_heads: int, head_dim: int,
+    num_pages: int, max_rows: int, max_wanted: int, vocab: int,
+) -> Any:  # fmt: skip
+    """Turn a recording into a native program.
+
+    Returns
+    -------
+    `_native.Program`, holding its scratch arena and KV pages; call `step` with a batch's arrays
+    """
+    layout = place(ops.nodes, max_rows, max_wanted, vocab)
+    program = _native.Program(
+        pool, kernels, kv_type, layers, kv_heads, head_dim, num_pages, layout.scratch_bytes, max_rows,
+        max_wanted, vocab,
+    )  # fmt: skip
+
+    def at(value: _Value, form: FormKey = PLAIN) -> Any:
+        return _native.Place(value.offset[form], value.width, *form)
+
+    nowhere = _native.Place(-1, 0)
+    for index, node in enumerate(ops.nodes):
+        a = node.arguments
+        if node.kind == "head":
+            (x,) = node.inputs
+            program.head(
+                a["matrix"], at(x), nowhere, _native.Place(layout.packed_offset, x.width, *a["matrix"].form),
+                _native.Place(layout.logits_offset, a["matrix"].rows), a["weight"], a["eps"], a["softcap"],
+            )  # fmt: skip
+            continue
+        out = node.output
+        assert out is not None
+        target = at(out, _direct_form(node, out))
+        if node.kind == "embed":
+            program.embed(a["table"], target, a["scale"])
+        elif node.kind == "angles":
+            program.angles(target, a["frequencies"], a["factor"])
+        elif node.kind == "norm":
+            program.norm(at(node.inputs[0]), target, a["weight"], a["eps"])
+        elif node.kind in ("multiply", "gated"):
+            matrix = a["matrix"]
+            add = at(node.inputs[1]) if len(node.inputs) == 2 else nowhere
+            program.multiply(matrix, at(node.inputs[0], matrix.form), target, add, a["bias"], a["activation"])
+        elif node.kind == "rope_store":
+            qkv, angles = node.inputs
+            program.rope_store(
+                at(qkv), target, at(angles), a["layer"], a["heads"], a["q_norm"], a["k_norm"], a["eps"]
+            )
+        elif node.kind == "attend":
+            program.attend(
+                at(node.inputs[0]), target, a["layer"], a["heads"], a["scale"], a["softcap"], a["window"]
+            )
+        elif node.kind == "add":
+            program.add(at(node.inputs[0]), at(node.inputs[1]), target)
+        for value, form in layout.passes.get(index, []):
+            program.pack(at(value), at(value, form))
+    return program

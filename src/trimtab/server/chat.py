@@ -1,0 +1,135 @@
+"""POST /v1/chat/completions: messages through the model's chat template, choices back."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import secrets
+from collections.abc import AsyncIterator
+from typing import TYPE_CHECKING, Any
+
+from fastapi.responses import Response
+
+from trimtab.server.errors import ApiError
+from trimtab.server.generation import (
+    INLINE_CHARACTERS,
+    Submitted,
+    finished,
+    origin,
+    reason,
+    scored,
+    submit,
+    wants_usage,
+)
+from trimtab.server.logprobs import chat_logprobs
+from trimtab.server.sampling import refuse_unsupported, sampling_params
+from trimtab.server.schemas import ChatChoice, ChatCompletion
+from trimtab.server.streaming import DONE, EventStream, Frame, merged
+
+if TYPE_CHECKING:
+    from fastapi import Request
+
+    from trimtab.engine.output import Completion
+    from trimtab.server.schemas import ChatRequest, Message
+    from trimtab.server.served import Served
+
+
+async def create(request: Request, body: ChatRequest, served: Served) -> Response:
+    """Answer one chat request, streamed or whole."""
+    served.check_name(body.model)
+    refuse_unsupported(body)
+    if body.top_logprobs is not None and not body.logprobs:
+        raise ApiError.invalid("top_logprobs", "'top_logprobs' goes with 'logprobs': true.")
+    asked = body.max_completion_tokens if body.max_completion_tokens is not None else body.max_tokens
+    params = sampling_params(
+        body, max_tokens=asked, logprobs=(body.top_logprobs or 0) if body.logprobs else None
+    )
+    if asked == 0:
+        raise ApiError.invalid(
+            "max_tokens", "Invalid 'max_tokens': expected a value of at least 1, but got 0."
+        )
+    prompt = await _prompt(body, served)
+
+    answer_id = f"chatcmpl-{secrets.token_hex(12)}"
+    submitted = submit(served, [prompt], params, answer_id, body.cache_salt or "")
+    headers = {"x-request-id": answer_id}
+    if body.stream:
+        fields = {"id": answer_id, "object": "chat.completion.chunk", **origin(served)}
+        events = _events(Frame(fields, wants_usage(body)), submitted, served)
+        return await EventStream.opened(request, events, submitted.handles, headers)
+    outputs = await finished(request, submitted)
+    answer: ChatCompletion = {
+        "id": answer_id,
+        "object": "chat.completion",
+        **origin(served),
+        "choices": [_choice(i, output, served, bool(body.logprobs)) for i, output in enumerate(outputs)],
+        "usage": submitted.usage,
+    }
+    return Response(json.dumps(answer), headers=headers, media_type="application/json")
+
+
+def _choice(index: int, output: Completion, served: Served, logprobs: bool) -> ChatChoice:
+    return {
+        "index": index,
+        "message": {"role": "assistant", "content": output.text, "refusal": None},
+        "logprobs": chat_logprobs(scored(output), served.tokenizer) if logprobs else None,
+        "finish_reason": reason(output),
+    }
+
+
+async def _prompt(body: ChatRequest, served: Served) -> list[int]:
+    messages = [_for_template(message, index) for index, message in enumerate(body.messages)]
+
+    def render() -> list[int]:
+        text = served.tokenizer.chat(messages, **(body.chat_template_kwargs or {}))
+        # The template writes the special tokens itself.
+        return served.tokenizer.encode(text, add_special=False)
+
+    length = sum(len(str(message["content"])) for message in messages)
+    return render() if length <= INLINE_CHARACTERS else await asyncio.to_thread(render)
+
+
+def _for_template(turn: Message, index: int) -> dict[str, Any]:
+    """A message as templates know it: plain text, and `system` where newer clients say `developer`."""
+    content = turn.content
+    if content is None:
+        if turn.role != "assistant" or not (turn.tool_calls or turn.refusal):
+            place = f"messages[{index}].content"
+            message = f"Missing required parameter: '{place}'."
+            raise ApiError.invalid(place, message, "missing_required_parameter")
+        content = turn.refusal or ""
+    elif not isinstance(content, str):
+        content = "".join(part.text for part in content)
+    made: dict[str, Any] = {
+        "role": "system" if turn.role == "developer" else turn.role,
+        "content": content,
+    }
+    for name in ("name", "tool_call_id", "tool_calls"):
+        if (value := getattr(turn, name)) is not None:
+            made[name] = value
+    return made
+
+
+async def _events(frame: Frame, submitted: Submitted, served: Served) -> AsyncIterator[bytes]:
+    begun: set[int] = set()
+    async for index, delta in merged(submitted.handles):
+        text = ""
+        if index not in begun:
+            begun.add(index)
+            text = frame.around(_chunk(index, '{"role":"assistant","content":"","refusal":null}'))
+        entries = scored(delta)
+        if delta.text or entries:
+            logprobs = json.dumps(chat_logprobs(entries, served.tokenizer)) if entries else "null"
+            text += frame.around(_chunk(index, f'{{"content":{json.dumps(delta.text)}}}', logprobs))
+        if delta.finish_reason is not None:
+            text += frame.around(_chunk(index, "{}", finish=f'"{delta.finish_reason}"'))
+        if text:
+            yield text.encode()
+    if frame.usage:
+        yield frame.last(submitted.usage)
+    yield DONE
+
+
+def _chunk(index: int, delta: str, logprobs: str = "null", finish: str = "null") -> str:
+    # By hand: this is written once a token, and `json.dumps` of the whole takes four times as long.
+    return f'{{"index":{index},"delta":{delta},"logprobs":{logprobs},"finish_reason":{finish}}}'

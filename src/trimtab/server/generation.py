@@ -1,0 +1,130 @@
+"""Submits a request's prompts to the engine and gathers what comes back, for both kinds of completion.
+
+Knows handles, deltas and completions; nothing of how an answer is written.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from collections.abc import Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, TypedDict
+
+import trimtab
+from trimtab.server.errors import ApiError
+from trimtab.server.schemas import FinishReason, Usage
+from trimtab.server.streaming import CANCELLED, cancelled_on_disconnect
+
+if TYPE_CHECKING:
+    from fastapi import Request
+
+    from trimtab.engine.handle import Handle
+    from trimtab.engine.output import Completion, Delta, TokenLogprob
+    from trimtab.engine.sampling import SamplingParams
+    from trimtab.server.schemas import GenerationRequest
+    from trimtab.server.served import Served
+
+# Shorter prompts are tokenized in the event loop: faster than the way to a thread and back.
+INLINE_CHARACTERS = 8192
+
+
+@dataclass(frozen=True, slots=True)
+class Submitted:
+    """One request inside the engine: choice c of prompt p is handle p * choices + c."""
+
+    prompts: Sequence[Sequence[int]]
+    handles: Sequence[Handle]
+    choices: int
+
+    def prompt_of(self, index: int) -> Sequence[int]:
+        return self.prompts[index // self.choices]
+
+    @property
+    def usage(self) -> Usage:
+        """Tokens in and out so far; a prompt with several choices counts once."""
+        prompt_tokens = sum(len(prompt) for prompt in self.prompts)
+        completion_tokens = sum(handle.output_tokens for handle in self.handles)
+        return {
+            "prompt_tokens": prompt_tokens,
+            "completion_tokens": completion_tokens,
+            "total_tokens": prompt_tokens + completion_tokens,
+            "prompt_tokens_details": {
+                "cached_tokens": sum(handle.cached_tokens for handle in self.handles[:: self.choices])
+            },
+        }
+
+
+def submit(
+    served: Served, prompts: Sequence[Sequence[int]], params: SamplingParams, answer_id: str, salt: str
+) -> Submitted:
+    """Hand every choice of every prompt to the engine, or none of them.
+
+    Raises
+    ------
+    TooLong, Busy, UsageError : the engine refuses one; those already accepted are cancelled
+    """
+    engine = served.engine
+    most = engine.settings.max_running + engine.settings.max_waiting
+    if len(prompts) * params.n > most:
+        message = f"Invalid 'n': {len(prompts)} prompts with {params.n} choices; {most} outputs is the most."
+        raise ApiError.invalid("n", message)
+    handles: list[Handle] = []
+    try:
+        # Equal prompts are computed once when all of them are there before the first step.
+        with engine.hold() if len(prompts) * params.n > 1 else nullcontext():
+            for prompt in prompts:
+                handles += engine.submit_choices(prompt, params, request_id=answer_id, salt=salt)
+    except BaseException:
+        for handle in handles:
+            handle.cancel()
+        raise
+    return Submitted(prompts, handles, params.n)
+
+
+async def finished(request: Request, submitted: Submitted) -> list[Completion]:
+    """All outputs, when all are there.
+
+    Raises
+    ------
+    ApiError : they were cancelled, because the server stops or the client has left
+    """
+    async with cancelled_on_disconnect(request.receive, submitted.handles):
+        completions = [await handle.wait() for handle in submitted.handles]
+    if any(completion.finish_reason == "cancelled" for completion in completions):
+        raise ApiError(503, CANCELLED)
+    return completions
+
+
+def scored(output: Delta | Completion) -> list[TokenLogprob]:
+    """Log-probabilities of the tokens that the text is made of: not of one that only ended it."""
+    entries = output.logprobs or []
+    return entries[:-1] if isinstance(output.matched, int) else entries
+
+
+def reason(output: Completion) -> FinishReason:
+    """Why the output ended, as the API calls it."""
+    return "stop" if output.finish_reason == "stop" else "length"
+
+
+class Origin(TypedDict):
+    """Where an answer comes from; part of every one."""
+
+    created: int
+    model: str
+    system_fingerprint: str
+
+
+def origin(served: Served) -> Origin:
+    """The fields that say when and by what an answer was made.
+
+    The fingerprint changes with what could change a seeded answer: the release and the model.
+    """
+    mark = hashlib.sha256(f"{trimtab.__version__} {served.name}".encode()).hexdigest()[:12]
+    return {"created": int(time.time()), "model": served.name, "system_fingerprint": f"fp_{mark}"}
+
+
+def wants_usage(body: GenerationRequest) -> bool:
+    """A stream is to end with an event that counts the tokens."""
+    return body.stream_options is not None and bool(body.stream_options.include_usage)

@@ -1,0 +1,55 @@
+"""How uvicorn runs here: its settings, and signals that drain instead of kill."""
+
+from __future__ import annotations
+
+import signal
+from importlib.util import find_spec
+from types import FrameType
+from typing import TYPE_CHECKING
+
+from uvicorn.config import Config
+from uvicorn.server import Server
+
+if TYPE_CHECKING:
+    from fastapi import FastAPI
+
+    from trimtab.server.settings import ServeSettings
+
+BACKLOG = 2048  # connections the system holds while the server is busy
+KEEP_ALIVE_S = 75  # longer than the idle limit of common reverse proxies
+
+
+class DrainingServer(Server):
+    """Finishes what runs on the first SIGTERM or SIGINT and stops on the second.
+
+    uvicorn would raise the signal again once it has drained; a server that ended in order has not failed.
+    """
+
+    ended_by: int = 0
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        self.force_exit = self.should_exit
+        self.should_exit = True
+        self.ended_by = sig
+
+    def stop(self) -> None:
+        """End it from within, as a signal would."""
+        self.handle_exit(signal.SIGTERM, None)
+
+
+def server_config(app: FastAPI, settings: ServeSettings) -> Config:
+    """Everything named, so that uvicorn neither looks for packages nor imports what is not used."""
+    return Config(
+        app,
+        loop="asyncio",
+        http="httptools" if find_spec("httptools") else "h11",
+        ws="none",
+        lifespan="off",
+        log_config=None,
+        access_log=settings.log_level in ("info", "debug"),
+        proxy_headers=False,
+        server_header=False,
+        backlog=BACKLOG,
+        timeout_keep_alive=KEEP_ALIVE_S,
+        timeout_graceful_shutdown=settings.drain_seconds,
+    )

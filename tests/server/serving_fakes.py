@@ -1,0 +1,150 @@
+"""A real engine on a make-believe model: it spells one sentence, letter by letter, wherever a prompt ends.
+
+Run as a program it serves that model: `python serving_fakes.py [--step-ms 1] [--fail] [setting=value ...]`
+prints the address on a line of its own.
+"""
+
+from __future__ import annotations
+
+import argparse
+import codecs
+import sys
+import time
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+
+from trimtab.engine.batch import Batch, StepResult
+from trimtab.engine.engine import Engine, EngineSettings
+from trimtab.errors import BadFile, UsageError
+from trimtab.server.launch import serve
+from trimtab.server.served import Served
+from trimtab.server.settings import ServeSettings
+
+SENTENCE = "The quick brown fox – naïve, but kind – jumps over the lazy dog. ".encode()
+START, END = 256, 257
+VOCAB = 258
+CONTEXT = 512
+LENGTH = 160  # an output ends at the latest where the position is a multiple of this
+
+
+class SpellingRunner:
+    """The token of position p is letter p of the sentence; an odd seed shouts, a bias of 100 wins."""
+
+    config: Any = SimpleNamespace(vocab_size=VOCAB, context=CONTEXT)
+    num_pages = 256
+    max_rows = 256
+    max_wanted = 64
+    memory = {"weights": 1000, "scratch": 100, "pages": 10}  # noqa: RUF012
+
+    def __init__(self, step_ms: float = 0.0, fail_on: int | None = None) -> None:
+        self.step_ms = step_ms
+        self.fail_on = fail_on
+        self.steps = 0
+
+    def step(self, batch: Batch) -> StepResult:
+        self.steps += 1
+        if self.step_ms:
+            time.sleep(self.step_ms / 1000)
+        if self.fail_on is not None and self.fail_on in batch.tokens:
+            raise RuntimeError("a token that breaks the runner")
+        count = len(batch.wanted)
+        width = max((int(row["top_logprobs"]) for row in batch.sampling), default=0)
+        tokens = np.empty(count, np.int32)
+        for i, row in enumerate(batch.wanted):
+            tokens[i] = self._token(int(batch.positions[row]) + 1, batch, i)
+        top = np.tile(np.arange(max(width, 0), dtype=np.int32), (count, 1))
+        top_logprobs = (-1.0 - top).astype(np.float32)
+        return StepResult(tokens, np.full(count, -0.5, np.float32), top, top_logprobs)
+
+    def _token(self, position: int, batch: Batch, i: int) -> int:
+        sampling = batch.sampling[i]
+        if sampling["score"] >= 0:
+            return int(sampling["score"])
+        entries = batch.adjust[batch.adjust_start[i] : batch.adjust_start[i + 1]]
+        biased = [int(entry["token"]) for entry in entries if entry["bias"] >= 100]
+        if biased:
+            return biased[0]
+        banned = {int(entry["token"]) for entry in entries if entry["bias"] < -100}
+        if position % LENGTH == 0 and END not in banned:
+            return END
+        letter = SENTENCE[position % len(SENTENCE)]
+        shouts = sampling["temperature"] > 0 and int(sampling["seed"]) % 2
+        return ord(chr(letter).upper()) if shouts and letter < 128 else letter
+
+    def logits(self, batch: Batch) -> Any:
+        raise NotImplementedError
+
+    def close(self) -> None:
+        pass
+
+
+class ByteTokenizer:
+    """One token a byte, and two special ones."""
+
+    vocab_size = VOCAB
+    bos_id = None
+    eos_ids = frozenset({END})
+    chat_template = "made up"
+
+    def encode(self, text: str, *, add_special: bool = True, parse_special: bool = True) -> list[int]:
+        tokens: list[int] = []
+        for i, part in enumerate(text.split("<start>")):
+            tokens += [START] * (i > 0)
+            for j, piece in enumerate(part.split("<end>")):
+                tokens += [END] * (j > 0) + list(piece.encode())
+        return tokens
+
+    def token_bytes(self, token: int) -> bytes:
+        return bytes([token]) if token < 256 else b"<start>" if token == START else b"<end>"
+
+    def token_text(self, token: int) -> str:
+        return self.token_bytes(token).decode("utf-8", "replace")
+
+    def decode(self, ids: Any, *, skip_special: bool = True) -> str:
+        raw = b"".join(self.token_bytes(token) for token in ids if token < 256 or not skip_special)
+        return raw.decode("utf-8", "replace")
+
+    def stream(self) -> Any:
+        decoder = codecs.getincrementaldecoder("utf-8")("replace")
+        return SimpleNamespace(
+            push=lambda token: decoder.decode(self.token_bytes(token) if token < 256 else b""),
+            flush=lambda: decoder.decode(b"", True),
+        )
+
+    def chat(self, messages: Any, *, add_generation_prompt: bool = True, tools: Any = None, **kw: Any) -> str:
+        if kw.get("fail"):
+            raise UsageError("the template refuses", param="messages")
+        text = "".join(f"<start>{m['role']}\n{m['content']}<end>\n" for m in messages)
+        return text + "<start>assistant\n" * add_generation_prompt
+
+
+def make_served(runner: SpellingRunner | None = None, **settings: Any) -> Served:
+    tokenizer: Any = ByteTokenizer()
+    engine = Engine(runner or SpellingRunner(), tokenizer, EngineSettings(**settings))
+    return Served("speller", engine, tokenizer, engine.context, frozenset({"default"}))
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--step-ms", type=float, default=0.0)
+    parser.add_argument("--load-s", type=float, default=0.0)
+    parser.add_argument("--fail", action="store_true")
+    parser.add_argument("settings", nargs="*")
+    options = parser.parse_args()
+
+    def load(settings: ServeSettings) -> Served:
+        time.sleep(options.load_s)
+        if options.fail:
+            raise BadFile("broken.gguf", "not a model", 4)
+        runner = SpellingRunner(options.step_ms, fail_on=ord("\x07"))
+        return make_served(runner, max_running=16, max_waiting=settings.max_queue)
+
+    given = dict(pair.split("=", 1) for pair in options.settings)
+    settings = ServeSettings(**({"port": 0} | given))  # type: ignore[arg-type]
+    return serve(settings, load, lambda served, url: print(url, flush=True))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
