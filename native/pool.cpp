@@ -12,8 +12,8 @@
 namespace trimtab {
 namespace {
 
-// About 30 microseconds: several times the longest wait of a healthy step, far below a scheduler's slice.
-constexpr int kSpins = 1500;
+// About 60 microseconds: longer than the waits of a healthy step, far below a scheduler's slice.
+constexpr int kSpins = 3000;
 
 void relax() {
 #if defined(__x86_64__)

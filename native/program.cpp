@@ -153,8 +153,9 @@ void Program::multiply(int thread, const Matrix& w, const Place& in, int rows, i
   const Multiply m{w.format(), w.data(), w.stride(), w.inputs(), in.form, at<uint8_t>(in),
                    in.form.block_bytes(in.width, block_rows), rows, block_rows, end};
   const int64_t units = end.gated ? (w.tiles() + 3) / 4 : w.tiles();
-  // Four grains a thread: coarse enough to stream, fine enough that a stalled thread's share can be taken over.
-  const int64_t grain = std::max<int64_t>(1, units / (4 * pool_.threads()));
+  // Coarse enough to stream when a tile is all memory time, a tile at a time when it is all arithmetic: the
+  // threads then finish within a tile of each other, and a stalled thread's share can be taken over.
+  const int64_t grain = rows >= kernels_.max_rows ? 1 : std::max<int64_t>(1, units / (8 * pool_.threads()));
   pool_.share(thread, units, grain, [&](int64_t a, int64_t b) { kernels_.multiply(m, a, b); });
 }
 

@@ -3,6 +3,7 @@
 #pragma once
 #include <cstddef>
 #include <cstdint>
+#include <vector>
 
 namespace trimtab {
 
@@ -22,7 +23,13 @@ struct AdjustEntry {  // numpy: ADJUST
 };
 static_assert(sizeof(AdjustEntry) == 16, "packed entries come from numpy");
 
-// Bytes of scratch one call needs; each thread brings its own.
+// One compilation of the sampler; the first of `sampler_variants` is the best this processor runs.
+struct SamplerVariant {
+  const char* name;
+};
+std::vector<const SamplerVariant*> sampler_variants();
+
+// Bytes of scratch one call needs, aligned to 8; each thread brings its own.
 size_t sampler_scratch_bytes(int vocab);
 
 // One row by one thread. `mask` holds a bit for each allowed token, or is null. `top_ids` and `top_logprobs`
@@ -31,6 +38,6 @@ size_t sampler_scratch_bytes(int vocab);
 // number, top_p or min_p falls within 1e-5 of a boundary between two tokens.
 void sample_row(const float* logits, int vocab, const SamplingRow& row, const AdjustEntry* adjust, int num_adjust,
                 const uint32_t* mask, float* scratch, int32_t* token, float* logprob, int32_t* top_ids,
-                float* top_logprobs, int width);
+                float* top_logprobs, int width, const SamplerVariant* variant = nullptr);
 
 }  // namespace trimtab

@@ -6,6 +6,8 @@
 #include <cstdint>
 #include <cstring>
 
+#include "sampler.h"
+
 namespace trimtab::sampler {
 
 #define TRIMTAB_INLINE inline __attribute__((always_inline))
@@ -153,8 +155,7 @@ TRIMTAB_INLINE void masked_copy(const float* x, int64_t n, const uint32_t* mask,
   }
 }
 
-struct Passes {
-  const char* name;
+struct Passes : SamplerVariant {
   void (*lane_maxima)(const float* x, int64_t n, float* lanes);
   double (*total)(const float* x, int64_t n, float highest, float inverse);
   Masses (*masses)(const float* x, int64_t n, float highest, float inverse, const float* levels);
@@ -173,6 +174,6 @@ struct Passes {
   TARGET void masked_copy_##NAME(const float* x, int64_t n, const uint32_t* mask, float* out) {                \
     masked_copy(x, n, mask, out);                                                                              \
   }                                                                                                            \
-  constexpr Passes NAME##_passes = {#NAME, lane_maxima_##NAME, total_##NAME, masses_##NAME, masked_copy_##NAME};
+  constexpr Passes NAME##_passes = {{#NAME}, lane_maxima_##NAME, total_##NAME, masses_##NAME, masked_copy_##NAME};
 
 }  // namespace trimtab::sampler

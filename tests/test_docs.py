@@ -108,6 +108,8 @@ def test_every_page_is_reached_from_the_start_page() -> None:
         if page in seen or page.suffix != ".md":
             continue
         seen.add(page)
-        targets = (found["target"].partition("#")[0] for found in LINK.finditer(page.read_text(encoding="utf-8")))
+        targets = (
+            found["target"].partition("#")[0] for found in LINK.finditer(page.read_text(encoding="utf-8"))
+        )
         todo += [page.parent / target for target in targets if target and "://" not in target]
     assert set(PAGES) - seen == set()

@@ -6,7 +6,7 @@ The sources are read, not imported, so a violation names file and line.
 from __future__ import annotations
 
 import ast
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pytest
@@ -32,7 +32,7 @@ PUBLIC = {"LLM": "engine", "AsyncLLM": "engine", "SamplingParams": "engine"}
 # The reference, training and GPU side: the only places where torch and its relatives may be imported, and
 # modules that nothing else may import while it loads.
 HEAVY = {"torch", "triton", "transformers", "safetensors", "gguf"}
-SERVING_KERNELS = {"__init__.py", "ops.py", "native.py"}
+SERVING_KERNELS = {"__init__", "ops", "native"}
 
 
 def folder_of(path: Path) -> str:
@@ -86,19 +86,21 @@ def test_imports_go_down_the_floors(path: Path) -> None:
 
 @pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(ROOT)))
 def test_serving_modules_load_no_torch(path: Path) -> None:
-    inside = str(path.relative_to(ROOT))
-    if is_torch_side(inside):
+    if is_torch_side(path.relative_to(ROOT).with_suffix("").parts):
         return
     for line, name in imported(at_load(ast.parse(path.read_text(encoding="utf-8"))), path):
         assert name.split(".")[0] not in HEAVY, f"{path}:{line} imports `{name}` while loading"
         if name.startswith("trimtab."):
-            target = "/".join(name.split(".")[1:])
-            assert not is_torch_side(target + ".py"), f"{path}:{line} loads the torch side: `{name}`"
+            assert not is_torch_side(name.split(".")[1:]), f"{path}:{line} loads the torch side: `{name}`"
 
 
-def is_torch_side(inside: str) -> bool:
-    folder, _, rest = inside.partition("/")
-    return (folder == "kernels" and rest not in SERVING_KERNELS) or inside == "engine/torch_runner.py"
+def is_torch_side(parts: Sequence[str]) -> bool:
+    """Whether the dotted path below `trimtab` leads to a module that imports torch."""
+    folder, module = (*parts, "__init__")[:2]
+    return (folder == "kernels" and module not in SERVING_KERNELS) or (folder, module) == (
+        "engine",
+        "torch_runner",
+    )
 
 
 def test_the_public_names_are_the_lazy_ones() -> None:

@@ -28,8 +28,7 @@ def test_one_version() -> None:
 def test_every_make_target_is_explained() -> None:
     targets = re.search(r"^\.PHONY: (.*)$", MAKEFILE, re.MULTILINE)
     assert targets is not None
-    shown = subprocess.run(["make", "help"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
-    assert [line.split()[0] for line in shown.splitlines()] == sorted(targets[1].split())
+    assert [line.split()[0] for line in run("make", "help").stdout.splitlines()] == sorted(targets[1].split())
 
 
 def test_ci_runs_the_test_command_of_the_readme() -> None:
@@ -49,20 +48,22 @@ def test_every_dependency_has_its_reason() -> None:
         assert re.search(r'",\s+# \w', line), f"no reason behind {line.strip()}"
 
 
+def run(*command: str, python: str = sys.executable) -> subprocess.CompletedProcess[str]:
+    env = {**os.environ, "PYTHON": python}
+    return subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, check=False)
+
+
 def test_the_needs_of_the_build_are_met_or_named() -> None:
-    done = subprocess.run(
-        ["sh", "tools/needs.sh"], cwd=ROOT, env={**os.environ, "PYTHON": "no-such-python"},
-        capture_output=True, text=True, check=False,
-    )  # fmt: skip
+    assert run("sh", "tools/needs.sh").returncode == 0
+    done = run("sh", "tools/needs.sh", python="no-such-python")
     assert done.returncode == 1
     assert "hint: " in done.stderr
-    subprocess.run(["sh", "tools/needs.sh"], cwd=ROOT, env={**os.environ, "PYTHON": sys.executable}, check=True)
 
 
 def test_size_counts_every_source() -> None:
-    out = subprocess.run([sys.executable, "tools/size.py"], cwd=ROOT, capture_output=True, text=True, check=True)
-    assert "largest files" in out.stdout
-    assert "largest functions" in out.stdout
+    out = run(sys.executable, "tools/size.py").stdout
+    assert "largest files" in out
+    assert "largest functions" in out
 
 
 def test_sources_name_no_folder_of_a_person() -> None:

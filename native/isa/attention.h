@@ -81,13 +81,16 @@ inline void rope_store(const RopeStore& m, int row, int kv_head, int32_t page, i
     for (int d = 0; d < dim; ++d) keys[d * kPageTokens + slot] = key[d];
     __builtin_memcpy(values + slot * dim, value, dim * 4);
   } else if (m.kv.kind == KvLayout::bf16) {
-    uint16_t* keys = (uint16_t*)base;
-    uint16_t* values = keys + dim * kPageTokens + slot / 2 * dim * 2 + slot % 2;
-    for (int d = 0; d < dim; d += 2) {
-      keys[d * kPageTokens + 2 * slot] = to_bf16(key[d]);
-      keys[d * kPageTokens + 2 * slot + 1] = to_bf16(key[d + 1]);
+    // Two bytes at a time into lines that 16 positions share: convert first, then scatter.
+    alignas(64) uint16_t narrow[2][kMaxHeadDim];
+    for (int d = 0; d < dim; d += 16) {
+      store_bf16(narrow[0] + d, load(key + d));
+      store_bf16(narrow[1] + d, load(value + d));
     }
-    for (int d = 0; d < dim; ++d) values[2 * d] = to_bf16(value[d]);
+    uint16_t* keys = (uint16_t*)base + 2 * slot;
+    uint16_t* values = (uint16_t*)base + dim * kPageTokens + slot / 2 * dim * 2 + slot % 2;
+    for (int d = 0; d < dim; d += 2) __builtin_memcpy(keys + d * kPageTokens, narrow[0] + d, 4);
+    for (int d = 0; d < dim; ++d) values[2 * d] = narrow[1][d];
   } else {
     int8_t* keys = (int8_t*)base;
     int8_t* values = keys + dim * kPageTokens;
@@ -105,12 +108,12 @@ inline void rope_store(const RopeStore& m, int row, int kv_head, int32_t page, i
 // Queries of a unit in the order the score loop broadcasts them, and its running softmax.
 template <int R>
 struct Queries {
-  alignas(64) uint8_t q[kMaxHeadDim * 4 * R];
+  alignas(64) uint8_t q[R][kMaxHeadDim * 4];        // in the type that the keys are multiplied with
   float scale[R];
   int32_t correction[R];
   alignas(64) float scores[R][kBlockTokens];
-  alignas(64) uint32_t pairs[kBlockTokens / 2][R];  // probabilities as bf16 pairs
-  alignas(64) float weights[kBlockTokens][R];       // probabilities as float, one line a position
+  alignas(64) uint32_t pairs[R][kBlockTokens / 2];  // probabilities as bf16 pairs
+  alignas(64) float weights[R][kBlockTokens];       // probabilities as float
   alignas(64) float out[R][kMaxHeadDim];
   float peak[R], total[R];
 };
@@ -118,24 +121,18 @@ struct Queries {
 template <int R>
 inline void load_query(Queries<R>& s, const Attend& m, const float* q, int r) {
   const int dim = m.kv.head_dim;
+  s.scale[r] = m.scale;
   if (m.kv.kind == KvLayout::f32) {
-    float* to = (float*)s.q;
-    for (int d = 0; d < dim; ++d) to[d * R + r] = q[d];
-    s.scale[r] = m.scale;
+    __builtin_memcpy(s.q[r], q, dim * 4);
   } else if (m.kv.kind == KvLayout::bf16) {
-    uint16_t* to = (uint16_t*)s.q;
-    for (int d = 0; d < dim; d += 2) {
-      to[d * R + 2 * r] = to_bf16(q[d]);
-      to[d * R + 2 * r + 1] = to_bf16(q[d + 1]);
-    }
-    s.scale[r] = m.scale;
+    for (int d = 0; d < dim; d += 16) store_bf16((uint16_t*)s.q[r] + d, load(q + d));
   } else {
     float step;
-    write_int8(q, dim, (int8_t*)s.q + 4 * r, 4 * R, 4, &step);
-    int32_t total = 0;
-    for (int d = 0; d < dim; d += 4)
-      for (int i = 0; i < 4; ++i) total += ((int8_t*)s.q)[d * R + 4 * r + i];
-    s.correction[r] = -128 * total;
+    int8_t* to = (int8_t*)s.q[r];
+    write_int8(q, dim, to, 16, 16, &step);
+    I32 total = zero_i();
+    for (int d = 0; d < dim; d += 16) total = add(total, load_i8(to + d));
+    s.correction[r] = -128 * sum(total);
     s.scale[r] = step * m.scale;
   }
   for (int d = 0; d < dim; d += 16) store(s.out[r] + d, zero_f());
@@ -151,26 +148,24 @@ inline void score_pages(Queries<R>& s, const KvLayout& kv, const uint8_t* const*
   if (kv.kind == KvLayout::bf16) {
     for (int t = 0; t < T; ++t)
       for (int r = 0; r < R; ++r) acc[t][r] = zero_f();
-    const uint32_t* q = (const uint32_t*)s.q;
-    for (int d = 0; d < dim / 2; ++d, q += R) {
+    for (int d = 0; d < dim / 2; ++d) {
 #pragma GCC unroll 4
       for (int t = 0; t < T; ++t) {
         const Bytes k = load_bytes(pages[first + t] + d * 64);
 #pragma GCC unroll 16
-        for (int r = 0; r < R; ++r) acc[t][r] = dot_bf16(acc[t][r], k, q[r]);
+        for (int r = 0; r < R; ++r) acc[t][r] = dot_bf16(acc[t][r], k, ((const uint32_t*)s.q[r])[d]);
       }
     }
   } else if (kv.kind == KvLayout::int8) {
     I32 sums[T][R];
     for (int t = 0; t < T; ++t)
       for (int r = 0; r < R; ++r) sums[t][r] = set(s.correction[r]);
-    const int8_t* q = (const int8_t*)s.q;
-    for (int d = 0; d < dim / 4; ++d, q += 4 * R) {
+    for (int d = 0; d < dim / 4; ++d) {
 #pragma GCC unroll 4
       for (int t = 0; t < T; ++t) {
         const Bytes k = load_bytes(pages[first + t] + d * 64);
 #pragma GCC unroll 16
-        for (int r = 0; r < R; ++r) sums[t][r] = dot<false>(sums[t][r], k, q + 4 * r);
+        for (int r = 0; r < R; ++r) sums[t][r] = dot<false>(sums[t][r], k, (const int8_t*)s.q[r] + 4 * d);
       }
     }
     for (int t = 0; t < T; ++t) {
@@ -180,11 +175,10 @@ inline void score_pages(Queries<R>& s, const KvLayout& kv, const uint8_t* const*
   } else {
     for (int t = 0; t < T; ++t)
       for (int r = 0; r < R; ++r) acc[t][r] = zero_f();
-    const float* q = (const float*)s.q;
-    for (int d = 0; d < dim; ++d, q += R)
+    for (int d = 0; d < dim; ++d)
       for (int t = 0; t < T; ++t) {
         const F32 k = load((const float*)pages[first + t] + d * kPageTokens);
-        for (int r = 0; r < R; ++r) acc[t][r] = fma(k, set(q[r]), acc[t][r]);
+        for (int r = 0; r < R; ++r) acc[t][r] = fma(k, set(((const float*)s.q[r])[d]), acc[t][r]);
       }
   }
   for (int t = 0; t < T; ++t)
@@ -208,7 +202,7 @@ inline void add_values(Queries<R>& s, const KvLayout& kv, const uint8_t* const* 
           for (int v = 0; v < V; ++v) {
             const Bytes pair = load_bytes(values + (int64_t(t) * dim + d + 16 * v) * 4);
 #pragma GCC unroll 16
-            for (int r = 0; r < R; ++r) acc[v][r] = dot_bf16(acc[v][r], pair, s.pairs[p * 8 + t][r]);
+            for (int r = 0; r < R; ++r) acc[v][r] = dot_bf16(acc[v][r], pair, s.pairs[r][p * 8 + t]);
           }
       } else {
         for (int t = 0; t < kPageTokens; ++t)
@@ -216,7 +210,7 @@ inline void add_values(Queries<R>& s, const KvLayout& kv, const uint8_t* const* 
             const int64_t at = int64_t(t) * dim + d + 16 * v;
             const F32 x = kv.kind == KvLayout::f32 ? load((const float*)values + at)
                                                    : to_float(load_i8((const int8_t*)values + at));
-            for (int r = 0; r < R; ++r) acc[v][r] = fma(x, set(s.weights[p * kPageTokens + t][r]), acc[v][r]);
+            for (int r = 0; r < R; ++r) acc[v][r] = fma(x, set(s.weights[r][p * kPageTokens + t]), acc[v][r]);
           }
       }
     }
@@ -250,8 +244,8 @@ inline void soften(Queries<R>& s, const Attend& m, const uint8_t* const* pages, 
   }
   const float peak = s.peak[r] > largest(peaks) ? s.peak[r] : largest(peaks);
   if (peak == -kInfinity) {  // nothing to see yet: leave the sums as they are
-    for (int t = 0; t < tokens; ++t) s.weights[t][r] = 0;
-    for (int t = 0; t < tokens / 2; ++t) s.pairs[t][r] = 0;
+    for (int t = 0; t < tokens; ++t) s.weights[r][t] = 0;
+    for (int t = 0; t < tokens / 2; ++t) s.pairs[r][t] = 0;
     return;
   }
   if (peak > s.peak[r]) {
@@ -264,24 +258,18 @@ inline void soften(Queries<R>& s, const Attend& m, const uint8_t* const* pages, 
   }
   // The total adds block by block, 16 lanes each, so that pages nobody may see add exact zeros.
   F32 totals = zero_f();
-  alignas(64) float p[kBlockTokens];
   for (int t = 0; t < tokens; t += 16) {
-    const F32 e = exp(sub(load(scores + t), set(peak)));
+    F32 e = exp(sub(load(scores + t), set(peak)));
     totals = add(totals, e);
-    store(p + t, e);
-  }
-  s.total[r] += sum(totals);
-  if (m.kv.kind == KvLayout::bf16) {
-    for (int t = 0; t < tokens; t += 2)
-      s.pairs[t / 2][r] = uint32_t(to_bf16(p[t])) | uint32_t(to_bf16(p[t + 1])) << 16;
-  } else {
-    for (int t = 0; t < tokens; ++t) {
-      const float step = m.kv.kind == KvLayout::int8
-          ? ((const float*)(pages[t / kPageTokens] + 2 * m.kv.head_dim * kPageTokens))[kPageTokens + t % kPageTokens]
-          : 1.0f;
-      s.weights[t][r] = p[t] * step;
+    if (m.kv.kind == KvLayout::bf16) {
+      store_bf16((uint16_t*)s.pairs[r] + t, e);
+    } else {
+      if (m.kv.kind == KvLayout::int8)
+        e = mul(e, load((const float*)(pages[t / kPageTokens] + 2 * m.kv.head_dim * kPageTokens) + kPageTokens));
+      store(s.weights[r] + t, e);
     }
   }
+  s.total[r] += sum(totals);
 }
 
 template <int R>

@@ -67,6 +67,16 @@ inline void store_i8(int8_t* p, I32 x) {
   const __m128i high = _mm_packs_epi32(_mm256_castsi256_si128(x.b), _mm256_extracti128_si256(x.b, 1));
   _mm_storeu_si128((__m128i*)p, _mm_packs_epi16(low, high));
 }
+// Round to nearest even; NaN stays NaN because its payload's top bit is set by the hardware that made it.
+inline void store_bf16(uint16_t* p, F32 x) {
+  auto rounded = [](__m256 v) {
+    const __m256i bits = _mm256_castps_si256(v);
+    const __m256i odd = _mm256_and_si256(_mm256_srli_epi32(bits, 16), _mm256_set1_epi32(1));
+    return _mm256_srli_epi32(_mm256_add_epi32(bits, _mm256_add_epi32(odd, _mm256_set1_epi32(0x7fff))), 16);
+  };
+  const __m256i packed = _mm256_packus_epi32(rounded(x.a), rounded(x.b));
+  _mm256_storeu_si256((__m256i*)p, _mm256_permute4x64_epi64(packed, 0xd8));
+}
 inline I32 load_i8(const int8_t* p) {
   return {_mm256_cvtepi8_epi32(_mm_loadl_epi64((const __m128i*)p)),
           _mm256_cvtepi8_epi32(_mm_loadl_epi64((const __m128i*)(p + 8)))};

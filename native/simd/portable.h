@@ -56,6 +56,10 @@ inline F32 to_float(I32 a) { F32 r; TRIMTAB_EACH(r.v[i] = float(a.v[i])); return
 inline I32 to_int(F32 a) { I32 r; TRIMTAB_EACH(r.v[i] = int32_t(__builtin_rintf(a.v[i]))); return r; }
 inline int32_t sum(I32 a) { int32_t s = 0; TRIMTAB_EACH(s += a.v[i]); return s; }
 inline void store_i8(int8_t* p, I32 a) { TRIMTAB_EACH(p[i] = int8_t(a.v[i])); }
+inline void store_bf16(uint16_t* p, F32 a) {
+  TRIMTAB_EACH(const uint32_t bits = __builtin_bit_cast(uint32_t, a.v[i]);
+               p[i] = uint16_t((bits + 0x7fff + (bits >> 16 & 1)) >> 16));
+}
 inline I32 load_i8(const int8_t* p) { I32 r; TRIMTAB_EACH(r.v[i] = p[i]); return r; }
 inline F32 scale_by_power(F32 a, I32 n) {
   TRIMTAB_EACH(const int32_t k = n.v[i] < -127 ? -127 : n.v[i];

@@ -66,7 +66,7 @@ def choose(logits: list[float], seed: int = 0, draw: int = 0, mask: Any = None, 
         ("n", 0),
     ],
 )
-def test_wrong_values_are_refused_by_name(param: str, value: object) -> None:
+def test_wrong_values_are_refused_by_name(param: str, value: Any) -> None:
     with pytest.raises(UsageError, match=param) as caught:
         SamplingParams(**{param: value})
     assert caught.value.param == param
@@ -154,11 +154,15 @@ def test_mask_forbids_whatever_the_logits_say() -> None:
 
 def test_cuts_keep_what_they_say() -> None:
     logits = list(np.log(np.array([0.5, 0.25, 0.15, 0.1])))
-    kept = {
-        settings: {choose(logits, draw=draw, **dict([settings])) for draw in range(200)}
-        for settings in [("top_k", 2), ("top_p", 0.6), ("top_p", 0.8), ("min_p", 0.4), ("top_p", 0.0)]
-    }
-    assert list(kept.values()) == [{0, 1}, {0, 1}, {0, 1, 2}, {0, 1}, {0}]
+    cuts: list[dict[str, Any]] = [
+        {"top_k": 2},
+        {"top_p": 0.6},
+        {"top_p": 0.8},
+        {"min_p": 0.4},
+        {"top_p": 0.0},
+    ]
+    kept = [{choose(logits, draw=draw, **cut) for draw in range(200)} for cut in cuts]
+    assert kept == [{0, 1}, {0, 1}, {0, 1, 2}, {0, 1}, {0}]
 
 
 def test_an_infinite_highest_logit_takes_everything() -> None:

@@ -1,8 +1,8 @@
 """Every architecture on the torch backend against Transformers, out of tiny random checkpoints.
 
 Tolerance: both sides compute in float32 with sums of at most a few hundred terms over at most seven layers;
-each sum errs by about sqrt(n) units in the last place (n = 160, 2**-24), and the layers' errors add. Logits are
-below 16 in size: 16 * 2**-24 * sqrt(160) * 7 layers * 2 sums is 1.7e-4. Frequencies that differ in their last
+each sum errs by about sqrt(n) units in the last place (n = 160, 2**-24), and the layers' errors add. Logits
+stay below 16: 16 * 2**-24 * sqrt(160) * 7 layers * 2 sums is 1.7e-4. Frequencies that differ in their last
 place turn position 60 by 60 * 2**-24 and stay below that.
 """
 
@@ -115,17 +115,17 @@ def test_bfloat16_is_no_further_off_than_transformers(name: str, tmp_path: Path)
 
 
 def test_int8_cache_is_close(tmp_path: Path) -> None:
-    """Rounding a head to 127 steps moves logits (spread 1) by little; a wrong scale moves them by their size."""
+    """Rounding heads to 127 steps moves logits of spread 1 by little; a wrong scale, by their own size."""
     folder = make_tiny("llama", tmp_path)
     for exact, rounded in zip(run(folder), run(folder, IN_CHUNKS, kv_type="int8"), strict=True):
-        assert 0 < np.abs(exact - rounded).mean() < 0.02
+        assert 0 < np.abs(exact - rounded).mean() < 0.05
 
 
-@pytest.mark.parametrize(
-    "name",
-    ["llama", "llama-biased", "llama-tied", "llama-linear", "mistral-unwindowed", "qwen2", "qwen3", "gemma2"]
-    + ["gemma3", "phi3", "phi3-long", "phi3-short", "phi3-partial"],
-)
+# Not in GGUF: dynamic scaling, Llama's own LongRoPE; Mistral is written as an unwindowed llama.
+NOT_GGUF = {"mistral", "llama-dynamic", "llama-yarn", "llama-llama3", "llama-longrope", "qwen2-windowed"}
+
+
+@pytest.mark.parametrize("name", sorted(VARIANTS.keys() - NOT_GGUF))
 def test_gguf_files_hold_the_same_model(name: str, tmp_path: Path) -> None:
     folder = make_variant(name, tmp_path)
     path = gguf_from(folder, tmp_path / "tiny.gguf")

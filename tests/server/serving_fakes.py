@@ -141,8 +141,9 @@ def main() -> int:
         runner = SpellingRunner(options.step_ms, fail_on=ord("\x07"))
         return make_served(runner, max_running=16, max_waiting=settings.max_queue)
 
-    given = dict(pair.split("=", 1) for pair in options.settings)
-    settings = ServeSettings(**({"port": 0} | given))  # type: ignore[arg-type]
+    pairs = (pair.split("=", 1) for pair in options.settings)
+    given: dict[str, Any] = {name: int(value) if value.isdigit() else value for name, value in pairs}
+    settings = ServeSettings(**({"port": 0} | given))
     return serve(settings, load, lambda served, url: print(url, flush=True))
 
 

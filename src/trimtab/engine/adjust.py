@@ -34,7 +34,7 @@ class Adjustments:
         if banned or self.follows_output:
             self._places = {token: place for place, token in enumerate(self._entries["token"].tolist())}
         for token in banned:
-            self._entries["bias"][self._place(token)] = -np.inf
+            self._set_bias(token, -np.inf)
 
     @property
     def entries(self) -> Records:
@@ -44,13 +44,17 @@ class Adjustments:
     def allow(self, tokens: Collection[int]) -> bool:
         """Let these tokens be chosen again; True when adjustments are still needed for other reasons."""
         for token in tokens:
-            self._entries["bias"][self._place(token)] = self._bias.get(token, 0.0)
+            self._set_bias(token, self._bias.get(token, 0.0))
         return self.follows_output or bool(self._bias)
 
     def count(self, token: int) -> None:
         """Note one more output token."""
-        place = self._places.get(token)
-        self._counts[self._place(token) if place is None else place] += 1
+        place = self._place(token)
+        self._counts[place] += 1
+
+    def _set_bias(self, token: int, bias: float) -> None:
+        place = self._place(token)  # first: it may replace the entries by longer ones
+        self._entries[place]["bias"] = bias
 
     def _place(self, token: int) -> int:
         place = self._places.get(token)

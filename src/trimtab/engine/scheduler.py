@@ -109,7 +109,7 @@ class Scheduler:
             if not self.running:
                 return None
             # Prompts hold all pages and none can go on: the youngest makes room for the others.
-            self._preempt(max((*self.prefilling, *self.decoding), key=_AGE))
+            self._preempt(self._youngest())
 
     def commit(self, result: StepResult) -> list[Sequence]:
         """Take in the step's result; the sequences that got tokens or ended, whose pages are free already."""
@@ -147,7 +147,7 @@ class Scheduler:
     def preempt_for(self, pages: int) -> list[int] | None:
         """Take pages for work outside the batch, from the youngest if need be; None if there are fewer."""
         while self.pool.available < pages and self.running:
-            self._preempt(max((*self.prefilling, *self.decoding), key=_AGE))
+            self._preempt(self._youngest())
         return self.pool.take(pages)
 
     # --- planning -------------------------------------------------------------------------------------------
@@ -161,18 +161,18 @@ class Scheduler:
         place = 0
         while place < len(self.decoding):
             sequence = self.decoding[place]
-            if sequence.computed >= len(sequence.pages) * PAGE_TOKENS and not self._grow(sequence, place):
-                break  # it was the youngest left, and has been preempted
+            if sequence.computed >= len(sequence.pages) * PAGE_TOKENS and not self._grow(sequence):
+                break  # it was the youngest itself, and has been preempted
             draft = self._draft(sequence, longest) if longest > 0 else None
             assembly.decode(sequence, draft)
             self._decodes.append(sequence)
             self._drafts.append(draft)
             place += 1
 
-    def _grow(self, sequence: Sequence, place: int) -> bool:
-        """One more page for a decoding sequence, taken from the youngest that is not in this step yet."""
+    def _grow(self, sequence: Sequence) -> bool:
+        """One more page for a decoding sequence, if need be from the youngest: it is not in this step yet."""
         while (pages := self.pool.take(1)) is None:
-            victim = max((*self.prefilling, *self.decoding[place:]), key=_AGE)
+            victim = self._youngest()
             self._preempt(victim)
             if victim is sequence:
                 return False
@@ -263,6 +263,9 @@ class Scheduler:
             sequence.computed += PAGE_TOKENS
             if not sequence.preempted:
                 sequence.cached += PAGE_TOKENS
+
+    def _youngest(self) -> Sequence:
+        return max((*self.prefilling, *self.decoding), key=_AGE)
 
     def _preempt(self, sequence: Sequence) -> None:
         self.remove(sequence)

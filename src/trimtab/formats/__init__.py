@@ -1,0 +1,1 @@
+"""Checkpoint files: tensors and metadata out of GGUF and safetensors, and the cache of pulled models."""

@@ -71,6 +71,7 @@ class TorchCache:
 
     @property
     def nbytes(self) -> int:
+        """Bytes of all pages."""
         return sum(t.nbytes for t in (self.keys, self.values, self.key_scales, self.value_scales))
 
     def write(self, layer: int, slots: Tensor, keys: Tensor, values: Tensor) -> None:
@@ -245,11 +246,11 @@ class TorchMaker:
         return torch.tensor(array if part.order is None else array[part.order])
 
     def _quantized(self, parts: tuple[Rows, ...]) -> Int8Matrix | GroupMatrix | None:
-        kept = {self.source.info(part.name).dtype for part in parts} <= {"Q4_0", "Q4_1"}
-        if self.weights == "int8":
+        form = _format_of(self.source, parts, self.weights)
+        if form == "int8":
             q, scale = quantize.quantize_rows(torch.cat([self._floats(part) for part in parts]))
             return Int8Matrix(q.to(self.device), scale.squeeze(-1).to(self.device))
-        if self.weights == "int4" or (self.weights == "auto" and kept):
+        if form == "int4":
             blocks = [self._blocks(part) for part in parts]
             return GroupMatrix(
                 torch.cat([block.pairs for block in blocks]).to(self.device),
@@ -268,6 +269,41 @@ class TorchMaker:
         if part.order is not None:
             rows = rows[torch.from_numpy(part.order)]
         return GroupMatrix(whole.pairs[rows], whole.scale[rows], whole.minimum[rows])
+
+
+class SizingMaker:
+    """`Maker` that only adds up the bytes a `TorchMaker` of the same settings would hold."""
+
+    def __init__(
+        self, source: SourceLike, *, dtype: torch.dtype = torch.float32, weights: WeightFormat = "float"
+    ) -> None:
+        self.source, self.dtype, self.weights = source, dtype, weights
+        self.nbytes = 0
+
+    def matrix(self, *parts: Rows, gated: bool = False) -> None:
+        inputs = self.source.info(parts[0].name).shape[1]
+        match _format_of(self.source, parts, self.weights):
+            case "int8":
+                row_bytes = inputs + 4
+            case "int4":
+                row_bytes = inputs // 2 + inputs // quantize.GROUP * 8
+            case _:
+                row_bytes = inputs * self.dtype.itemsize
+        self.nbytes += self._count(parts) * row_bytes
+
+    def vector(self, *parts: Rows, offset: float = 0.0) -> None:
+        self.nbytes += self._count(parts) * 4
+
+    def _count(self, parts: tuple[Rows, ...]) -> int:
+        return sum(len(range(self.source.info(p.name).shape[0])[p.start : p.stop]) for p in parts)
+
+
+def _format_of(source: SourceLike, parts: tuple[Rows, ...], weights: WeightFormat) -> WeightFormat:
+    """How a matrix is held: `float`, `int8` or `int4`."""
+    if weights != "auto":
+        return weights
+    kept = {source.info(part.name).dtype for part in parts} <= {"Q4_0", "Q4_1"}
+    return "int4" if kept else "float"
 
 
 def _slots(batch: BatchLike, span: int, page_tokens: int) -> npt.NDArray[np.int64]:

@@ -19,6 +19,7 @@ from trimtab.server.generation import (
     reason,
     scored,
     submit,
+    tokenized,
     wants_usage,
 )
 from trimtab.server.logprobs import chat_logprobs
@@ -83,7 +84,7 @@ async def _prompt(body: ChatRequest, served: Served) -> list[int]:
     def render() -> list[int]:
         text = served.tokenizer.chat(messages, **(body.chat_template_kwargs or {}))
         # The template writes the special tokens itself.
-        return served.tokenizer.encode(text, add_special=False)
+        return tokenized(text, served, "messages", add_special=False)
 
     length = sum(len(str(message["content"])) for message in messages)
     return render() if length <= INLINE_CHARACTERS else await asyncio.to_thread(render)

@@ -22,6 +22,7 @@ from trimtab.server.generation import (
     reason,
     scored,
     submit,
+    tokenized,
     wants_usage,
 )
 from trimtab.server.logprobs import completion_logprobs, text_length
@@ -83,8 +84,11 @@ async def _prompts(body: CompletionRequest, served: Served) -> list[list[int]]:
             known = f"the vocabulary has {tokenizer.vocab_size} tokens"
             raise ApiError.invalid("prompt", f"Invalid 'prompt': no token {wrong[0]}, {known}.")
 
+    def encode_one(one: str | list[int]) -> list[int]:
+        return tokenized(one, served, "prompt", add_special=True) if isinstance(one, str) else one
+
     def encode() -> list[list[int]]:
-        return [(tokenizer.encode(one) if isinstance(one, str) else list(one)) or [first] for one in given]
+        return [encode_one(one) or [first] for one in given]
 
     length = sum(len(one) for one in given)
     return encode() if length <= INLINE_CHARACTERS else await asyncio.to_thread(encode)

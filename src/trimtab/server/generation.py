@@ -10,7 +10,9 @@ import time
 from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, TypedDict
+from typing import TYPE_CHECKING
+
+from typing_extensions import TypedDict
 
 import trimtab
 from trimtab.server.errors import ApiError
@@ -54,6 +56,16 @@ class Submitted:
                 "cached_tokens": sum(handle.cached_tokens for handle in self.handles[:: self.choices])
             },
         }
+
+
+def tokenized(text: str, served: Served, param: str, *, add_special: bool) -> list[int]:
+    """The text as tokens; `param` is where it came from."""
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        half = text[error.start].encode("ascii", "backslashreplace").decode()
+        raise ApiError.invalid(param, f"Invalid '{param}': {half} alone is half a character.") from error
+    return served.tokenizer.encode(text, add_special=add_special)
 
 
 def submit(

@@ -30,7 +30,7 @@ class DrainingServer(Server):
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         self.force_exit = self.should_exit
         self.should_exit = True
-        self.ended_by = sig
+        self.ended_by = self.ended_by or sig
 
     def stop(self) -> None:
         """End it from within, as a signal would."""

@@ -13,9 +13,11 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
 
 def _size(value: Any) -> Any:
+    if not isinstance(value, str):
+        return value
     from trimtab.engine.budget import parse_size
 
-    return parse_size(value) if isinstance(value, str) else value
+    return parse_size(value)
 
 
 Bytes = Annotated[int, BeforeValidator(_size), Field(gt=0)]
