@@ -55,8 +55,8 @@ def settings() -> str:
 
     return (
         "# Settings\n\nUnknown names are errors; so are values outside the stated range.\n\n"
-        "## ServeSettings\n\nEach is an option of `trimtab serve` and an environment variable, `TRIMTAB_` and the\n"
-        "name in capitals; the first six are options of `trimtab run` too.\n\n"
+        "## ServeSettings\n\nEach is an option of `trimtab serve` and an environment variable, `TRIMTAB_` and\n"
+        "the option's name in capitals. Those of the model are options of `trimtab run` too.\n\n"
         + _fields(ServeSettings)
         + "\n## EngineSettings\n\n"
         + _fields(EngineSettings)
@@ -87,9 +87,11 @@ def _command(path: str, command: Any) -> str:
         if getattr(option, "hidden", False):
             continue
         names = ", ".join(f"`{name}`" for name in option.opts + option.secondary_opts)
-        shown = option.name.upper() if option.param_type_name == "argument" else names
+        shown = (option.metavar or option.name.upper()) if option.param_type_name == "argument" else names
         default = option.default
-        plain = default is not None and default is not False and not callable(default) and default != ()
+        plain = (
+            default is not None and default is not False and not callable(default) and default not in ((), "")
+        )
         rows.append((shown, getattr(option, "help", None) or "", f"`{default}`" if plain else ""))
     if rows:
         text += "\n" + table(("argument or option", "meaning", "default"), rows)

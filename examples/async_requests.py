@@ -4,21 +4,24 @@ python examples/async_requests.py
 """
 
 import asyncio
+from contextlib import aclosing
 
 from trimtab import AsyncLLM, SamplingParams
 
 
 async def finish(llm: AsyncLLM, prompt: str) -> str:
-    completion = await llm.generate(prompt, SamplingParams(temperature=0, max_tokens=16))
+    completion = (await llm.generate(prompt, SamplingParams(temperature=0, max_tokens=16)))[0]
     return f"{prompt}{completion.text!r}"
 
 
 async def give_up(llm: AsyncLLM, prompt: str) -> str:
     tokens = 0
-    async for delta in llm.stream(prompt, SamplingParams(max_tokens=400)):
-        tokens += len(delta.token_ids)
-        if tokens >= 5:
-            break  # closes the stream; the engine takes the pages back before its next step
+    # `aclosing` ends the request where the loop is left; its pages are free before the next step.
+    async with aclosing(llm.stream(prompt, SamplingParams(max_tokens=400))) as deltas:
+        async for delta in deltas:
+            tokens += len(delta.token_ids)
+            if tokens >= 5:
+                break
     return f"{prompt} ... given up after {tokens} tokens"
 
 

@@ -28,7 +28,7 @@ def main() -> None:
             print(f"user: {question}\nmodel: ", end="")
             answer = ""
             # The earlier turns are still in the page pool, so only the new words are read.
-            for delta in llm.stream(history, SamplingParams(temperature=0.7, seed=7, max_tokens=40)):
+            for delta in llm.stream_chat(history, SamplingParams(temperature=0.7, seed=7, max_tokens=40)):
                 answer += delta.text
                 print(delta.text, end="", flush=True)
             print()

@@ -8,8 +8,8 @@ unified cache on or off by trial.
 from __future__ import annotations
 
 import ctypes
+import os
 import time
-from pathlib import Path
 from typing import Any
 
 import llama_cpp as lib
@@ -84,16 +84,15 @@ class LlamaCpp:
         np.save(path, self._all_logits(tokens, **how))
         return {"path": path}
 
-    def prepare(self, model: str, folder: str, form: str) -> dict[str, Any]:
+    def prepare(self, model: str, path: str, form: str) -> dict[str, Any]:
         """Requantize a GGUF file with llama.cpp's own tool."""
         settings = lib.llama_model_quantize_default_params()
         settings.ftype, settings.allow_requantize, settings.nthread = FORMS[form], True, 2
-        path = Path(folder) / f"{form}.gguf"
-        part = path.with_suffix(".part")
-        if lib.llama_model_quantize(model.encode(), str(part).encode(), ctypes.byref(settings)):
+        part = path + ".part"
+        if lib.llama_model_quantize(model.encode(), part.encode(), ctypes.byref(settings)):
             raise ValueError(f"llama.cpp cannot requantize {model} to {form}")
-        part.rename(path)
-        return {"path": str(path)}
+        os.rename(part, path)
+        return {"path": path}
 
     def _renew(self, flash: bool = True, unified: bool = True, micro: int = 512) -> None:
         """An empty cache, in a context with these settings; made again only when they change."""

@@ -7,10 +7,10 @@ no spinning while idle matters here, because idle contenders are stopped.
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 import time
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -52,13 +52,12 @@ class Onnx:
         times, outputs = self._run(prompts, tokens)
         return batch_answer(start, times[-1], sum(map(len, outputs)), times)
 
-    def prepare(self, model: str, folder: str, form: str) -> dict[str, Any]:
-        path = Path(folder) / f"onnx-{form}"
-        part = path.with_suffix(".part")
-        command = [sys.executable, "-m", "onnxruntime_genai.models.builder", "-m", model, "-i", model, "-o", str(part)]
-        subprocess.run([*command, "-e", "cpu", "-c", str(part) + ".cache", *BUILDS[form]], check=True)
-        part.rename(path)
-        return {"path": str(path)}
+    def prepare(self, model: str, path: str, form: str) -> dict[str, Any]:
+        part = path + ".part"
+        command = [sys.executable, "-m", "onnxruntime_genai.models.builder", "-m", model, "-i", model, "-o", part]
+        subprocess.run([*command, "-e", "cpu", "-c", part + ".cache", *BUILDS[form]], check=True)
+        os.rename(part, path)
+        return {"path": path}
 
     def _run(self, prompts: list[list[int]], tokens: int) -> tuple[list[float], list[list[int]]]:
         """The moments after each token, and the outputs."""

@@ -58,14 +58,13 @@ class OpenVino:
         made = sum(len(output) for output in result.tokens)
         return {"seconds": seconds, "tokens": made, "step_seconds": result.perf_metrics.get_tpot().mean / 1e3}
 
-    def prepare(self, model: str, folder: str, form: str) -> dict[str, Any]:
+    def prepare(self, model: str, path: str, form: str) -> dict[str, Any]:
         """A safetensors folder as OpenVINO's own model with compressed weights."""
         from openvino_tokenizers import convert_tokenizer
         from optimum.intel import OVModelForCausalLM, OVWeightQuantizationConfig
         from transformers import AutoTokenizer
 
-        path = Path(folder) / f"openvino-{form}"
-        part = path.with_suffix(".part")
+        part = Path(path + ".part")
         settings = OVWeightQuantizationConfig(**WEIGHTS[form])
         OVModelForCausalLM.from_pretrained(model, export=True, quantization_config=settings).save_pretrained(part)
         tokenizer = AutoTokenizer.from_pretrained(model)
@@ -75,7 +74,7 @@ class OpenVino:
         ):
             ov.save_model(graph, part / f"openvino_{name}.xml")
         part.rename(path)
-        return {"path": str(path)}
+        return {"path": path}
 
     def _renew(self, backend: str = "PA") -> None:
         """A pipeline with this attention back end: paged (`PA`) or stateful (`SDPA`)."""

@@ -11,7 +11,7 @@ A driver is an object whose public methods are the operations; all of them take 
     batch(prompts, tokens)         -> {"seconds" of everything, "tokens" generated, "step_seconds" of one decode step}
     score(tokens, first)           -> {"nll": sum of -log p of tokens[first:], each given all before, "count"}
     logits(tokens, path)           -> writes (tokens, vocabulary) float32 to a .npy file
-    prepare(model, folder, form)   -> {"path"} of the model in the form this peer reads
+    prepare(model, path, form)     -> writes the model to path, in a form that a peer reads
 """  # noqa: E501
 
 from __future__ import annotations

@@ -7,6 +7,7 @@ and activations per token and multiplies with `torch._int_mm`, the fastest integ
 
 from __future__ import annotations
 
+import os
 import time
 from pathlib import Path
 from typing import Any
@@ -98,12 +99,11 @@ class Transformers:
         np.save(path, self._all_logits(tokens).float().numpy())
         return {"path": path}
 
-    def prepare(self, model: str, folder: str, form: str) -> dict[str, Any]:
+    def prepare(self, model: str, path: str, form: str) -> dict[str, Any]:
         """A GGUF file as a safetensors folder, dequantised to bf16 (`hf`)."""
         if form != "hf":
             raise ValueError(f"no form {form}")
-        source, path = Path(model), Path(folder) / form
-        part = path.with_suffix(".part")
+        source, part = Path(model), path + ".part"
         read = {"pretrained_model_name_or_path": source.parent, "gguf_file": source.name}
         config = transformers.AutoConfig.from_pretrained(**read)
         read_in = transformers.AutoModelForCausalLM.from_pretrained(**read, dtype=torch.bfloat16)
@@ -112,8 +112,8 @@ class Transformers:
         plain.load_state_dict(read_in.state_dict())
         plain.save_pretrained(part)
         transformers.AutoTokenizer.from_pretrained(**read).save_pretrained(part)
-        part.rename(path)
-        return {"path": str(path)}
+        os.rename(part, path)
+        return {"path": path}
 
     def _cache(self, positions: int, attention: str = "sdpa", static: bool = False) -> transformers.Cache:
         if attention != self._attention:

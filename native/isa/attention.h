@@ -286,7 +286,7 @@ void attend_rows(const Attend& m, int span_row, int kv_head, int first, const in
     const int from = m.window > 0 && position[r] >= m.window ? position[r] - m.window + 1 : 0;
     low = from < low ? from : low;
   }
-  constexpr int T = R <= 3 ? 4 : R <= 6 ? 2 : 1;
+  constexpr int T = kMaxRows < 12 ? 1 : R <= 3 ? 4 : R <= 6 ? 2 : 1;
   for (int base = low / kBlockTokens * kBlockTokens; base <= high; base += kBlockTokens) {
     const uint8_t* pages[kBlockPages];
     int count = 0;
@@ -312,7 +312,10 @@ void attend_rows(const Attend& m, int span_row, int kv_head, int first, const in
 inline void attend(const Attend& m, int span_row, int kv_head, int first, int count, const int32_t* pages) {
   using Function = void (*)(const Attend&, int, int, int, const int32_t*);
   static constexpr Function table[] = {
-      attend_rows<1>, attend_rows<2>, attend_rows<3>, attend_rows<4>,
+      attend_rows<1>, attend_rows<2>,
+#if !defined(TRIMTAB_ISA_portable)
+      attend_rows<3>, attend_rows<4>,
+#endif
 #if defined(TRIMTAB_ISA_avx512)
       attend_rows<5>, attend_rows<6>, attend_rows<7>, attend_rows<8>,
       attend_rows<9>, attend_rows<10>, attend_rows<11>, attend_rows<12>,

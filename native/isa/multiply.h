@@ -246,7 +246,10 @@ using RowsFunction = void (*)(const Multiply&, int64_t, int64_t);
 template <class W>
 void run_format(const Multiply& m, int64_t begin, int64_t end) {
   static constexpr RowsFunction table[] = {
-      run_rows<W, 1>, run_rows<W, 2>, run_rows<W, 3>, run_rows<W, 4>,
+      run_rows<W, 1>, run_rows<W, 2>,
+#if !defined(TRIMTAB_ISA_portable)
+      run_rows<W, 3>, run_rows<W, 4>,
+#endif
 #if defined(TRIMTAB_ISA_avx512)
       run_rows<W, 5>, run_rows<W, 6>, run_rows<W, 7>, run_rows<W, 8>,
       run_rows<W, 9>, run_rows<W, 10>, run_rows<W, 11>, run_rows<W, 12>,

@@ -1,34 +1,38 @@
-// Sixteen lanes as plain loops: any compiler, any processor (the vectoriser turns them into NEON on Arm).
+// Sixteen lanes in the compiler's own vector types: any processor, lowered to SSE2 or NEON registers.
 #pragma once
-#include <cmath>
 #include <cstdint>
 
 namespace trimtab::portable {
 
-constexpr int kMaxRows = 4;
+constexpr int kMaxRows = 2;
 constexpr int kLanes = 16;
 
-struct F32 { float v[kLanes]; };
-struct I32 { int32_t v[kLanes]; };
-struct Bytes { uint8_t v[64]; };
+typedef float F16 __attribute__((vector_size(64)));
+typedef int32_t I16 __attribute__((vector_size(64)));
+typedef uint32_t U16 __attribute__((vector_size(64)));
 
-#define TRIMTAB_EACH(expression) \
-  do { for (int i = 0; i < kLanes; ++i) { expression; } } while (0)
+struct F32 { F16 v; };
+struct I32 { I16 v; };
+struct Bytes { U16 v; };  // 16 lanes of 4 bytes, little-endian
 
-inline F32 set(float x) { F32 r; TRIMTAB_EACH(r.v[i] = x); return r; }
-inline F32 zero_f() { return set(0.0f); }
-inline F32 load(const float* p) { F32 r; TRIMTAB_EACH(r.v[i] = p[i]); return r; }
-inline void store(float* p, F32 a) { TRIMTAB_EACH(p[i] = a.v[i]); }
-inline F32 add(F32 a, F32 b) { TRIMTAB_EACH(a.v[i] += b.v[i]); return a; }
-inline F32 sub(F32 a, F32 b) { TRIMTAB_EACH(a.v[i] -= b.v[i]); return a; }
-inline F32 mul(F32 a, F32 b) { TRIMTAB_EACH(a.v[i] *= b.v[i]); return a; }
-inline F32 div(F32 a, F32 b) { TRIMTAB_EACH(a.v[i] /= b.v[i]); return a; }
-inline F32 max(F32 a, F32 b) { TRIMTAB_EACH(a.v[i] = a.v[i] > b.v[i] ? a.v[i] : b.v[i]); return a; }
-inline F32 min(F32 a, F32 b) { TRIMTAB_EACH(a.v[i] = a.v[i] < b.v[i] ? a.v[i] : b.v[i]); return a; }
-inline F32 abs(F32 a) { TRIMTAB_EACH(a.v[i] = __builtin_fabsf(a.v[i])); return a; }
-inline F32 round(F32 a) { TRIMTAB_EACH(a.v[i] = __builtin_rintf(a.v[i])); return a; }
+inline F32 set(float x) { return {x - F16{}}; }
+inline F32 zero_f() { return {F16{}}; }
+inline F32 load(const float* p) { F32 r; __builtin_memcpy(&r.v, p, 64); return r; }
+inline void store(float* p, F32 a) { __builtin_memcpy(p, &a.v, 64); }
+inline F32 add(F32 a, F32 b) { return {a.v + b.v}; }
+inline F32 sub(F32 a, F32 b) { return {a.v - b.v}; }
+inline F32 mul(F32 a, F32 b) { return {a.v * b.v}; }
+inline F32 div(F32 a, F32 b) { return {a.v / b.v}; }
+inline F32 max(F32 a, F32 b) { return {a.v > b.v ? a.v : b.v}; }
+inline F32 min(F32 a, F32 b) { return {a.v < b.v ? a.v : b.v}; }
+inline F32 abs(F32 a) { return {a.v < 0 ? -a.v : a.v}; }
 // Not fused: without an FMA unit a library call would be needed for every lane.
-inline F32 fma(F32 a, F32 b, F32 c) { TRIMTAB_EACH(c.v[i] += a.v[i] * b.v[i]); return c; }
+inline F32 fma(F32 a, F32 b, F32 c) { return {c.v + a.v * b.v}; }
+// To nearest even, for |a| < 2^22, which every caller guarantees: adding 1.5 x 2^23 drops the fraction.
+inline F32 round(F32 a) {
+  const F16 magic = set(12582912.0f).v;
+  return {(a.v + magic) - magic};
+}
 inline float sum(F32 a) {
   for (int half = kLanes / 2; half > 0; half /= 2)
     for (int i = 0; i < half; ++i) a.v[i] += a.v[i + half];
@@ -36,62 +40,61 @@ inline float sum(F32 a) {
 }
 inline float largest(F32 a) {
   float m = a.v[0];
-  TRIMTAB_EACH(m = a.v[i] > m ? a.v[i] : m);
+  for (int i = 1; i < kLanes; ++i) m = a.v[i] > m ? a.v[i] : m;
   return m;
 }
-inline float half_to_float(uint16_t h) {
-  const uint32_t sign = uint32_t(h & 0x8000) << 16, magnitude = h & 0x7fff;
-  // Scaling by 2^112 re-biases the exponent and also makes subnormal halves exact.
-  uint32_t bits = magnitude << 13;
-  float value = __builtin_bit_cast(float, bits) * 0x1p112f;
-  if (magnitude >= 0x7c00) value = __builtin_bit_cast(float, bits | 0x7f800000u);
-  return __builtin_bit_cast(float, __builtin_bit_cast(uint32_t, value) | sign);
+inline F32 load_f16(const uint16_t* p) {
+  F32 r;
+  for (int i = 0; i < kLanes; ++i) {
+    // Scaling by 2^112 re-biases the exponent and also makes subnormal halves exact.
+    const uint32_t magnitude = p[i] & 0x7fff, sign = uint32_t(p[i] & 0x8000) << 16;
+    float value = __builtin_bit_cast(float, magnitude << 13) * 0x1p112f;
+    if (magnitude >= 0x7c00) value = __builtin_bit_cast(float, magnitude << 13 | 0x7f800000u);
+    r.v[i] = __builtin_bit_cast(float, __builtin_bit_cast(uint32_t, value) | sign);
+  }
+  return r;
 }
-inline F32 load_f16(const uint16_t* p) { F32 r; TRIMTAB_EACH(r.v[i] = half_to_float(p[i])); return r; }
 
-inline I32 set(int32_t x) { I32 r; TRIMTAB_EACH(r.v[i] = x); return r; }
-inline I32 zero_i() { return set(int32_t(0)); }
-inline I32 add(I32 a, I32 b) { TRIMTAB_EACH(a.v[i] += b.v[i]); return a; }
-inline F32 to_float(I32 a) { F32 r; TRIMTAB_EACH(r.v[i] = float(a.v[i])); return r; }
-inline I32 to_int(F32 a) { I32 r; TRIMTAB_EACH(r.v[i] = int32_t(__builtin_rintf(a.v[i]))); return r; }
-inline int32_t sum(I32 a) { int32_t s = 0; TRIMTAB_EACH(s += a.v[i]); return s; }
-inline void store_i8(int8_t* p, I32 a) { TRIMTAB_EACH(p[i] = int8_t(a.v[i])); }
+inline I32 set(int32_t x) { return {x - I16{}}; }
+inline I32 zero_i() { return {I16{}}; }
+inline I32 add(I32 a, I32 b) { return {a.v + b.v}; }
+inline F32 to_float(I32 a) { return {__builtin_convertvector(a.v, F16)}; }
+inline I32 to_int(F32 a) { return {__builtin_convertvector(round(a).v, I16)}; }
+inline int32_t sum(I32 a) {
+  int32_t s = 0;
+  for (int i = 0; i < kLanes; ++i) s += a.v[i];
+  return s;
+}
+inline void store_i8(int8_t* p, I32 a) { for (int i = 0; i < kLanes; ++i) p[i] = int8_t(a.v[i]); }
+inline I32 load_i8(const int8_t* p) { I32 r; for (int i = 0; i < kLanes; ++i) r.v[i] = p[i]; return r; }
 inline void store_bf16(uint16_t* p, F32 a) {
-  TRIMTAB_EACH(const uint32_t bits = __builtin_bit_cast(uint32_t, a.v[i]);
-               p[i] = uint16_t((bits + 0x7fff + (bits >> 16 & 1)) >> 16));
+  const U16 bits = (U16)a.v;
+  const U16 rounded = (bits + 0x7fff + (bits >> 16 & 1)) >> 16;
+  for (int i = 0; i < kLanes; ++i) p[i] = uint16_t(rounded[i]);
 }
-inline I32 load_i8(const int8_t* p) { I32 r; TRIMTAB_EACH(r.v[i] = p[i]); return r; }
+// a x 2^n for n that keeps the result normal or zero; n below -126 gives zero.
 inline F32 scale_by_power(F32 a, I32 n) {
-  TRIMTAB_EACH(const int32_t k = n.v[i] < -127 ? -127 : n.v[i];
-               a.v[i] *= __builtin_bit_cast(float, uint32_t(k + 127) << 23));
-  return a;
+  const I16 k = n.v < -127 ? -127 - I16{} : n.v;
+  return {a.v * (F16)((k + 127) << 23)};
 }
 
-inline Bytes load_bytes(const uint8_t* p) { Bytes r; __builtin_memcpy(r.v, p, 64); return r; }
-inline Bytes low_nibbles(Bytes a) { for (auto& x : a.v) x &= 0x0f; return a; }
-inline Bytes high_nibbles(Bytes a) { for (auto& x : a.v) x >>= 4; return a; }
+inline Bytes load_bytes(const uint8_t* p) { Bytes r; __builtin_memcpy(&r.v, p, 64); return r; }
+inline Bytes low_nibbles(Bytes a) { return {a.v & 0x0f0f0f0fu}; }
+inline Bytes high_nibbles(Bytes a) { return {a.v >> 4 & 0x0f0f0f0fu}; }
 
 template <bool kNibbles>
 inline I32 dot(I32 acc, Bytes w, const int8_t* a) {
-  TRIMTAB_EACH(acc.v[i] += w.v[4 * i] * a[0] + w.v[4 * i + 1] * a[1] + w.v[4 * i + 2] * a[2] + w.v[4 * i + 3] * a[3]);
-  return acc;
+  const I16 sum = (I16)(w.v & 0xff) * int32_t(a[0]) + (I16)(w.v >> 8 & 0xff) * int32_t(a[1]) +
+                  (I16)(w.v >> 16 & 0xff) * int32_t(a[2]) + (I16)(w.v >> 24) * int32_t(a[3]);
+  return {acc.v + sum};
 }
 
-inline F32 bf16_even(Bytes a) {
-  F32 r;
-  TRIMTAB_EACH(r.v[i] = __builtin_bit_cast(float, uint32_t(a.v[4 * i] | a.v[4 * i + 1] << 8) << 16));
-  return r;
-}
-inline F32 bf16_odd(Bytes a) {
-  F32 r;
-  TRIMTAB_EACH(r.v[i] = __builtin_bit_cast(float, uint32_t(a.v[4 * i + 2] | a.v[4 * i + 3] << 8) << 16));
-  return r;
-}
+inline F32 bf16_even(Bytes a) { return {(F16)(a.v << 16)}; }
+inline F32 bf16_odd(Bytes a) { return {(F16)(a.v & 0xffff0000u)}; }
 inline F32 dot_bf16(F32 acc, Bytes w, uint32_t pair) {
   const F32 even = set(__builtin_bit_cast(float, pair << 16));
   const F32 odd = set(__builtin_bit_cast(float, pair & 0xffff0000u));
   return fma(bf16_odd(w), odd, fma(bf16_even(w), even, acc));
 }
 
-#undef TRIMTAB_EACH
 }  // namespace trimtab::portable

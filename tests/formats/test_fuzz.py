@@ -1,7 +1,7 @@
 """Damaged and hostile files end in an error that names the file: no crash, no hang, no huge allocation.
 
-Over 20,000 cases a run. They are read in processes with 128 MB of address space to spare; a reader that believed
-a length would end in MemoryError there, and one that read outside the file in a signal.
+Over 20,000 cases a run. They are read in processes with 128 MB of address space to spare; a reader that
+believed a length would end in MemoryError there, and one that read outside the file in a signal.
 """
 
 from __future__ import annotations

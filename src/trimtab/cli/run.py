@@ -77,9 +77,11 @@ def run(
     text = _prompt(prompt, file) if once else ""
 
     from trimtab.cli.conversation import Conversation
+    from trimtab.cli.progress import fetched
     from trimtab.cli.terminal import Terminal, line_reader
     from trimtab.server.opening import open_served
 
+    fetched(settings.model)
     with waiting(f"loading {settings.model} …"):
         opened = open_served(settings)
     try:
@@ -136,6 +138,6 @@ def _answer_once(
         )
     else:
         completion = stream(handle, sys.stdout)
-        sys.stdout.write("" if completion.text.endswith("\n") else "\n")
+        print("" if completion.text.endswith("\n") else "\n", end="", flush=True)
     if stats:
         note(speed(completion))

@@ -33,9 +33,11 @@ def serve(settings: ServeSettings) -> None:
 
     Ctrl-C or SIGTERM stops new requests and lets running ones finish; a second one ends them.
     """
+    from trimtab.cli.progress import fetched
     from trimtab.server.launch import serve as run
     from trimtab.server.opening import open_served
 
+    fetched(settings.model)
     ended_by = run(settings, open_served, _announce)
     if ended_by == signal.SIGINT:
         raise typer.Exit(130)

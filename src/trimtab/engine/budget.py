@@ -23,7 +23,7 @@ USUAL_CONTEXT = 8192
 """Without a wish, longer contexts are not planned for, whatever the model allows."""
 USUAL_SEQUENCES = 8
 """Sequences of full length that the pages hold where memory is no concern."""
-RESERVE_BYTES = 32 << 20
+RESERVE_BYTES = 24 << 20
 """For what grows while it runs: requests and their texts, thread stacks, fragments of the heap."""
 OPEN_SHARE = 0.8
 """Without a promise, at most this share of the available memory is planned for."""
@@ -107,40 +107,164 @@ def plan(
     ceiling = memory_bytes
     if ceiling is None and available_bytes is not None:
         ceiling = base_bytes + int(OPEN_SHARE * available_bytes)
+    left = None if ceiling is None else ceiling - base - weights_bytes
     least_context = context or min(model_context, SMALLEST_CONTEXT)
     most_context = context or min(model_context, USUAL_CONTEXT)
-    least_pages = pages_for(least_context)
-    most_pages = USUAL_SEQUENCES * pages_for(most_context)
-
-    left = None if ceiling is None else ceiling - base - weights_bytes
-    for place, (rows, wanted) in enumerate(STEPS):
-        scratch = scratch_bytes(rows, wanted)
-        if left is None:
-            pages = most_pages
-        else:
-            if left < loading_bytes:
-                break
-            pages = min(most_pages, (left - scratch) // page_bytes)
-            smallest = place == len(STEPS) - 1
-            if pages < least_pages or (scratch > SCRATCH_SHARE * left and not smallest):
-                continue
-        if memory_bytes is not None and context is None:
-            most_pages = (left or 0) // page_bytes  # a promise may be used to the full
-            pages = min(most_pages, (left - scratch) // page_bytes if left is not None else most_pages)
-            pages = min(pages, wanted * pages_for(most_context))
-        return EnginePlan(
-            context=min(most_context, pages * PAGE_TOKENS),
-            num_pages=pages,
-            max_rows=rows,
-            max_wanted=wanted,
-            max_running=wanted,
-            promised_bytes=memory_bytes,
-            base_bytes=base,
-            weights_bytes=weights_bytes,
-            scratch_bytes=scratch,
-            pages_bytes=pages * page_bytes,
+    found = _largest_step(left, scratch_bytes, pages_for(least_context) * page_bytes, loading_bytes)
+    if found is None:
+        parts = {
+            "the process": base,
+            "weights": weights_bytes,
+            "one step": scratch_bytes(*STEPS[-1]),
+            f"{least_context} tokens of cache": pages_for(least_context) * page_bytes,
+        }
+        raise _refusal(
+            parts, loading_bytes, ceiling or 0, memory_bytes is not None, page_bytes, least_context
         )
-    raise _refusal(
-        ceiling or 0, memory_bytes is not None, base, weights_bytes, scratch_bytes(*STEPS[-1]),
-        least_pages * page_bytes, loading_bytes, least_context,
-    )  # fmt: skip
+    rows, wanted = found
+    scratch = scratch_bytes(rows, wanted)
+    # A promise says what may be used; without one, as many pages as usual requests need.
+    sequences = USUAL_SEQUENCES if memory_bytes is None else wanted
+    pages = sequences * pages_for(most_context)
+    if left is not None:
+        pages = min(pages, (left - scratch) // page_bytes)
+    return EnginePlan(
+        context=min(most_context, pages * PAGE_TOKENS),
+        num_pages=pages,
+        max_rows=rows,
+        max_wanted=wanted,
+        max_running=wanted,
+        promised_bytes=memory_bytes,
+        base_bytes=base,
+        weights_bytes=weights_bytes,
+        scratch_bytes=scratch,
+        pages_bytes=pages * page_bytes,
+    )
+
+
+def parse_size(text: str) -> int:
+    """Bytes of `400MB`, `1.5GiB` or `70000000`; MB is a million, MiB is 2**20.
+
+    Raises
+    ------
+    UsageError : it is no size, or none that memory can have
+    """
+    match = re.fullmatch(r"\s*(\d{1,15}(?:\.\d{1,9})?)\s*([a-zA-Z]*)\s*", text)
+    factor = _UNITS.get(match[2].lower()) if match else None
+    if match is None or factor is None:
+        raise UsageError(f"{text!r} is not a size", "write it like 400MB or 1.5GiB", "memory")
+    size = round(float(match[1]) * factor)
+    if not 0 < size < 2**63:
+        raise UsageError(f"{text!r} is not a size that memory can have", "write it like 400MB", "memory")
+    return size
+
+
+def format_size(size: int) -> str:
+    """A size for people, such as 412 MB or 1.5 GB."""
+    if size < 10**9:
+        return f"{-(-size // 10**6)} MB"
+    return f"{size / 10**9:.1f} GB"
+
+
+def resident_bytes() -> int:
+    """Memory of this process now, by the kernel's count; 0 where it does not say."""
+    try:
+        pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1])
+    except (OSError, ValueError, IndexError):
+        return 0
+    return pages * os.sysconf("SC_PAGE_SIZE")
+
+
+def available_bytes(root: Path = Path("/")) -> int | None:
+    """By how much this process may grow: what the machine has free, or less if its control group allows less.
+
+    None where the system does not say.
+    """
+    spare = [] if (free := _meminfo(root)) is None else [free]
+    spare.extend(_group_rooms(root))
+    return min(spare, default=None)
+
+
+def _largest_step(
+    left: int | None, scratch_bytes: Callable[[int, int], int], least_pages_bytes: int, loading_bytes: int
+) -> tuple[int, int] | None:
+    """Rows and wanted rows of a step; None when not even the smallest one fits."""
+    if left is None:
+        return STEPS[0]
+    if left < loading_bytes:
+        return None
+    for rows, wanted in STEPS:
+        scratch = scratch_bytes(rows, wanted)
+        modest = scratch <= SCRATCH_SHARE * left or (rows, wanted) == STEPS[-1]
+        if modest and scratch + least_pages_bytes <= left:
+            return rows, wanted
+    return None
+
+
+def _refusal(
+    parts: dict[str, int], loading_bytes: int, ceiling: int, promised: bool, page_bytes: int, context: int
+) -> DoesNotFit:
+    base, weights, scratch, cache = parts.values()
+    smallest = base + weights + max(loading_bytes, scratch + cache)
+    spent = ", ".join(f"{name} {format_size(size)}" for name, size in parts.items())
+    lines = [f"{spent}: the smallest budget that would do is {_flag(smallest)}"]
+    shorter = 512
+    if context > shorter and scratch + cache > loading_bytes:
+        saved = cache - pages_for(shorter) * page_bytes
+        lines.append(
+            f"or `--context {shorter}` with {_flag(max(smallest - saved, base + weights + loading_bytes))}"
+        )
+    lines.append("`--kv-type int8` halves the cache")
+    what = f"--memory {format_size(ceiling).replace(' ', '')}" if promised else "the memory of this machine"
+    return DoesNotFit(f"{what} is too small for this model", "; ".join(lines), "memory")
+
+
+def _flag(size: int) -> str:
+    # One million more: the process is never twice of exactly the same size.
+    return f"`--memory {-(-size // 10**6) + 1}MB`"
+
+
+def _meminfo(root: Path) -> int | None:
+    try:
+        lines = (root / "proc/meminfo").read_text(encoding="ascii").splitlines()
+        values = dict(line.split(":", 1) for line in lines if ":" in line)
+        return int(values["MemAvailable"].split()[0]) * 1024
+    except (OSError, ValueError, KeyError, IndexError):
+        return None
+
+
+def _group_rooms(root: Path) -> Iterator[int]:
+    """What is left under each limit of the control groups this process is in (versions 2 and 1)."""
+    try:
+        lines = (root / "proc/self/cgroup").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return
+    for line in lines:
+        _, controllers, path = [*line.split(":", 2), "", ""][:3]
+        if controllers == "":
+            names, top = ("memory.max", "memory.current"), root / "sys/fs/cgroup"
+        elif "memory" in controllers.split(","):
+            names = ("memory.limit_in_bytes", "memory.usage_in_bytes")
+            top = root / "sys/fs/cgroup/memory"
+        else:
+            continue
+        group = top / path.lstrip("/")
+        # Inside a container the path may be that of the host: then the group is the top one.
+        for folder in dict.fromkeys((group, *group.parents, top)):
+            if folder != top and top not in folder.parents:
+                continue
+            try:
+                limit = int((folder / names[0]).read_text(encoding="ascii"))
+                used = int((folder / names[1]).read_text(encoding="ascii"))
+            except (OSError, ValueError):  # no such file, or `max`
+                continue
+            yield max(0, limit - used + _file_cache(folder / "memory.stat"))
+
+
+def _file_cache(stat: Path) -> int:
+    """Bytes that a control group counts as used but that only cache files."""
+    try:
+        values = dict(line.split() for line in stat.read_text(encoding="ascii").splitlines())
+        return int(values.get("total_inactive_file") or values.get("inactive_file") or 0)
+    except (OSError, ValueError):
+        return 0

@@ -6,16 +6,18 @@ wakes readers, and only those that wait. A handle has one reader at a time.
 
 from __future__ import annotations
 
-import asyncio
 import time
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator
 from queue import Empty, SimpleQueue
 from types import TracebackType
-from typing import Any
+from typing import TYPE_CHECKING
 
-from trimtab.engine.output import Completion, Delta, TextStream
+from trimtab.engine.output import Completion, Delta, TextStream, TokenLogprob
 from trimtab.engine.sequence import Sequence
 from trimtab.errors import TrimtabError
+
+if TYPE_CHECKING:
+    import asyncio
 
 
 class Waiter:
@@ -104,7 +106,7 @@ class Handle:
         return self._sequence.cached
 
     @property
-    def prompt_logprobs(self) -> list[Any] | None:
+    def prompt_logprobs(self) -> list[TokenLogprob | None] | None:
         """Log probabilities of the prompt when asked for: whole at the first delta, first entry None."""
         return self._sequence.prompt_logprobs
 
@@ -254,6 +256,8 @@ class Handle:
             raise TimeoutError(f"request {self.request_id} is still running") from None
 
     async def _pause(self, every: bool) -> None:
+        import asyncio  # here: a quarter of this package's import time, and only coroutines need it
+
         waiter = Waiter(every, asyncio.get_running_loop())
         self._sequence.waiter = waiter
         if self._news(every) or waiter.future is None:

@@ -18,9 +18,10 @@ from trimtab import _native
 from trimtab.engine.batch import Batch, StepResult
 from trimtab.errors import UsageError
 from trimtab.formats.source import TensorSource
-from trimtab.kernels.native import NativeMaker, NativeOps, SizingMaker, compile_program, place
+from trimtab.kernels.native import NativeOps, compile_program, place
 from trimtab.models import forward
 from trimtab.models.config import ModelConfig
+from trimtab.models.packing import NativeMaker, SizingMaker
 from trimtab.models.weights import load_weights
 
 KV_TYPES = ("bf16", "int8", "f32")

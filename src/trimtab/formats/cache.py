@@ -238,6 +238,10 @@ def _is_hub_id(name: str) -> bool:
 
 
 def _unknown(name: str) -> UnknownName:
+    if os.sep in name or name.endswith(".gguf"):
+        return UnknownName(
+            f"no file or folder {name!r}", hint="check the path; it is taken from where you are"
+        )
     names = [alias for model in KNOWN.values() for alias in (model.name, *model.aliases)]
     near = difflib.get_close_matches(name.lower(), names, n=1)
     guess = f"did you mean `{near[0]}`?" if near else f"known names: {', '.join(KNOWN)}"

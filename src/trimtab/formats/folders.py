@@ -58,7 +58,9 @@ def parse_object(data: bytes | memoryview, path: Path, offset: int = 0) -> dict[
     """One JSON object in UTF-8 without repeated keys; `offset` is where it begins in the file."""
     data = bytes(data)
     try:
-        value = json.loads(data.decode(), object_pairs_hook=_unique, parse_constant=_constant)
+        value = json.loads(
+            data.decode(), object_pairs_hook=_unique, parse_int=_whole, parse_constant=_constant
+        )
     except RecursionError:
         raise BadFile(path, "JSON nested too deeply", offset) from None
     except json.JSONDecodeError as error:
@@ -81,6 +83,13 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         count = Counter(key for key, _ in pairs)
         raise ValueError(f"key {count.most_common(1)[0][0][:60]!r} appears twice")
     return value
+
+
+def _whole(digits: str) -> int:
+    """No count or offset needs more than 64 bits; longer numbers only trip what computes with them."""
+    if len(digits) > 20:
+        raise ValueError(f"a whole number of {len(digits)} digits")
+    return int(digits)
 
 
 def _constant(name: str) -> float:

@@ -32,6 +32,7 @@ class Peer:
     title : what it calls itself
     steps : requirements, one pip call each
     alone : a package whose requirements are installed without those in `leave`, before itself
+    remove : a requirement of a requirement that comes unfit and is not needed
     environment : for pip, so that a build uses all of this processor
     """
 
@@ -40,6 +41,7 @@ class Peer:
     steps: tuple[tuple[str, ...], ...]
     alone: str = ""
     leave: tuple[str, ...] = ()
+    remove: tuple[str, ...] = ()
     environment: Mapping[str, str] = field(default_factory=dict)
 
     @property
@@ -68,6 +70,7 @@ PEERS = {
             "openvino", "OpenVINO GenAI",
             (("openvino==2026.4.1", "openvino-genai==2026.4.1.0", "openvino-tokenizers==2026.4.1.0"),
              _TORCH, ("optimum-intel", "nncf")),
+            remove=("torchvision",),
         ),
         Peer(
             "onnx", "ONNX Runtime GenAI",
@@ -145,6 +148,8 @@ def install(name: str, say: Say, where: Path | None = None) -> None:
             (wheel,) = Path(folder).glob("*.whl")
             _run([*pip, "install", *requirements(wheel, peer.leave)], peer.environment, peer, say)
             _run([*pip, "install", "--no-deps", str(wheel)], peer.environment, peer, say)
+    if peer.remove:
+        _run([*pip, "uninstall", "--yes", *peer.remove], peer.environment, peer, say)
 
 
 def requirements(wheel: Path, leave: Sequence[str] = ()) -> list[str]:

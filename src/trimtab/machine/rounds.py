@@ -127,21 +127,21 @@ class Contest:
         for worker in self.workers.values():
             worker.close()
 
-    def race(self, ask: Ask, rounds: int) -> Race:
-        """Try each contender's choices once, then run `rounds` rounds.
+    def race(self, ask: Ask, rounds: int, only: Sequence[str] | None = None) -> Race:
+        """Try each contender's choices once, then run `rounds` rounds; of all contenders or of some.
 
         Raises
         ------
         UsageError : no contender is left
         """
-        settings = self._settle(ask)
-        race = Race(ask.label, {n: [] for n in self.workers}, {n: [] for n in self.workers}, [], [], settings)
+        settings = self._settle(ask, [name for name in self.workers if only is None or name in only])
+        race = Race(ask.label, {n: [] for n in settings}, {n: [] for n in settings}, [], [], settings)
         for number in range(1, rounds + 1):
             arguments = ask.arguments(number)
             quiet.wait(self._patience_seconds)
             race.limits.append(self._limits())
             before = quiet.ticks()
-            names = list(self.workers)
+            names = list(race.values)
             turn = number % max(1, len(names))
             for name in names[turn:] + names[:turn]:
                 answer = self._try(name, ask.op, {**arguments, **settings[name]})
@@ -157,11 +157,11 @@ class Contest:
             raise UsageError("no contender could run", reasons)
         return race
 
-    def _settle(self, ask: Ask) -> dict[str, Mapping[str, Any]]:
+    def _settle(self, ask: Ask, names: Sequence[str]) -> dict[str, Mapping[str, Any]]:
         """Each contender's fastest choice; this run also warms it up, so a single choice runs too."""
         arguments = ask.arguments(0)
         settings: dict[str, Mapping[str, Any]] = {}
-        for name in list(self.workers):
+        for name in names:
             best: Mapping[str, Any] | None = None
             fastest, problem = 0.0, WorkerFailed(f"{name} has no setting to run with")
             choices = self.contenders[name].choices

@@ -6,6 +6,7 @@ never guesses: a missing or absurd value is an error that names the file and the
 
 from __future__ import annotations
 
+import reprlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -102,7 +103,7 @@ def embedding_shape(source: TensorSource, name: str) -> tuple[int, int]:
 def unsupported_architecture(name: object) -> Unsupported:
     """The error for a model of another kind."""
     return Unsupported(
-        f"models of architecture {name!r} are not supported",
+        f"models of architecture {reprlib.repr(name)} are not supported",
         hint=f"supported: {', '.join(ARCHITECTURE_NAMES)}",
     )
 
