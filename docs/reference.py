@@ -55,8 +55,8 @@ def settings() -> str:
 
     return (
         "# Settings\n\nUnknown names are errors; so are values outside the stated range.\n\n"
-        "## ServeSettings\n\nEach is an option of `trimtab serve` and an environment variable, `TRIMTAB_` and\n"
-        "the option's name in capitals. Those of the model are options of `trimtab run` too.\n\n"
+        "## ServeSettings\n\nEach is an option of `trimtab serve` and an environment variable: `TRIMTAB_`\n"
+        "and the option's name in capitals. Those of the model are options of `trimtab run` too.\n\n"
         + _fields(ServeSettings)
         + "\n## EngineSettings\n\n"
         + _fields(EngineSettings)
@@ -89,10 +89,8 @@ def _command(path: str, command: Any) -> str:
         names = ", ".join(f"`{name}`" for name in option.opts + option.secondary_opts)
         shown = (option.metavar or option.name.upper()) if option.param_type_name == "argument" else names
         default = option.default
-        plain = (
-            default is not None and default is not False and not callable(default) and default not in ((), "")
-        )
-        rows.append((shown, getattr(option, "help", None) or "", f"`{default}`" if plain else ""))
+        said = default not in (None, False, (), "") and not callable(default)
+        rows.append((shown, getattr(option, "help", None) or "", f"`{default}`" if said else ""))
     if rows:
         text += "\n" + table(("argument or option", "meaning", "default"), rows)
     for name, child in sorted(getattr(command, "commands", {}).items()):

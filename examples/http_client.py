@@ -26,14 +26,14 @@ def start() -> tuple[subprocess.Popen[bytes], str]:
     return subprocess.Popen(command, stderr=subprocess.DEVNULL), f"http://127.0.0.1:{port}"
 
 
-def wait_until_ready(url: str, seconds: float = 60) -> None:
+def wait_until_ready(server: subprocess.Popen[bytes], url: str, seconds: float = 60) -> None:
     deadline = time.monotonic() + seconds
     while True:
         try:
             urllib.request.urlopen(f"{url}/health").close()
             return
         except (urllib.error.URLError, ConnectionError):  # not listening yet, or 503 while the model loads
-            if time.monotonic() > deadline:
+            if server.poll() is not None or time.monotonic() > deadline:
                 raise
             time.sleep(0.1)
 
@@ -59,7 +59,7 @@ def ask(url: str, question: str) -> Iterator[str]:
 def main() -> None:
     server, url = start()
     try:
-        wait_until_ready(url)
+        wait_until_ready(server, url)
         print(f"listening on {url}")
         for piece in ask(url, "What is the sea made of?"):
             print(piece, end="", flush=True)

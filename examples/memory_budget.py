@@ -20,7 +20,7 @@ def main() -> None:
             budget_mb += 50
     with llm:
         print(f"{budget_mb} MB will do:")
-        for completion in llm.generate(["A small house"] * 4, SamplingParams(seed=1, max_tokens=10)):
+        for completion in llm.generate("A small house", SamplingParams(n=4, seed=1, max_tokens=10)):
             print(f"  A small house{completion.text!r}")
 
 

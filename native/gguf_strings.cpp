@@ -12,6 +12,8 @@ namespace nb = nanobind;
 
 namespace {
 
+constexpr uint64_t kLongest = 1 << 20;  // bytes of one string; vocabularies stay below a thousandth
+
 using Bytes = nb::ndarray<const uint8_t, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
 
 // (strings, position after the last one, problem): the problem is empty, or says what is wrong at the position.
@@ -28,6 +30,9 @@ nb::tuple read_strings(const Bytes& data, uint64_t position, uint64_t count) {
     std::memcpy(&length, data.data() + position, 8);
     if (length > size - position - 8) {
       return nb::make_tuple(nb::list(), position, "a string is longer than the rest of the file");
+    }
+    if (length > kLongest) {
+      return nb::make_tuple(nb::list(), position, "a string of an array is longer than 1 MiB");
     }
     PyObject* text = PyUnicode_DecodeUTF8(reinterpret_cast<const char*>(data.data() + position + 8),
                                           Py_ssize_t(length), nullptr);

@@ -58,6 +58,13 @@ def run(command: list[str], cwd: Path, path: Path | None = None) -> str:
     return done.stdout
 
 
+def at_test_server(code: str, request: pytest.FixtureRequest) -> str:
+    """The code, speaking to a server started for the tests where it speaks to the default address."""
+    if DEFAULT_URL not in code:
+        return code
+    return code.replace(DEFAULT_URL, request.getfixturevalue("server_address"))
+
+
 @pytest.mark.parametrize("block", ALL, ids=str)
 def test_a_block_says_what_it_is(block: Block) -> None:
     assert block.kind in {"python", "sh", "json", "toml", "text"}, f"{block}: fence `{block.kind}`"
@@ -69,9 +76,12 @@ def test_a_block_says_what_it_is(block: Block) -> None:
 
 
 @pytest.mark.parametrize("page", PYTHON, ids=lambda page: str(page.relative_to(ROOT)))
-def test_python_blocks_run(page: Path, tmp_path: Path, default_model: Path) -> None:
+def test_python_blocks_run(
+    page: Path, tmp_path: Path, default_model: Path, request: pytest.FixtureRequest
+) -> None:
     program = tmp_path / "page.py"
-    program.write_text("\n\n".join(b.code for b in blocks(page) if b.kind == "python"), encoding="utf-8")
+    code = "\n\n".join(block.code for block in blocks(page) if block.kind == "python")
+    program.write_text(at_test_server(code, request), encoding="utf-8")
     run([sys.executable, str(program)], tmp_path)
 
 
@@ -79,11 +89,7 @@ def test_python_blocks_run(page: Path, tmp_path: Path, default_model: Path) -> N
 def test_shell_blocks_run(
     block: Block, tmp_path: Path, default_model: Path, trimtab_on_path: Path, request: pytest.FixtureRequest
 ) -> None:
-    code = block.code
-    if DEFAULT_URL in code:
-        code = code.replace(DEFAULT_URL, request.getfixturevalue("server_address"))
-    if "examples/" in code:
-        (tmp_path / "examples").symlink_to(ROOT / "examples")
+    code = at_test_server(block.code, request)
     run(["bash", "-e", "-o", "pipefail", "-c", code], tmp_path, trimtab_on_path)
 
 

@@ -1,8 +1,8 @@
 """Drives llama.cpp through its C interface, as llama-cpp-python exposes it.
 
-Best settings: the processor's own build, all threads, batched `llama_decode` without the Python wrapper's cost a
-token, greedy choice by numpy's argmax over the logits (cheaper than its sampler chain), flash attention and a
-unified cache on or off by trial.
+Best settings: the processor's own build, all threads, batched `llama_decode` without the Python wrapper's
+cost a token, greedy choice by numpy's argmax over the logits (cheaper than its sampler chain), flash
+attention and a unified cache on or off by trial.
 """
 
 from __future__ import annotations

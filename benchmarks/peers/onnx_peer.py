@@ -1,7 +1,7 @@
 """Drives ONNX Runtime GenAI with a model that its own builder made from the safetensors folder.
 
-Best settings: int4 weights in blocks of 32 with int8 arithmetic (accuracy level 4), or int8 weights; all threads;
-no spinning while idle matters here, because idle contenders are stopped.
+Best settings: int4 weights in blocks of 32 with int8 arithmetic (accuracy level 4), or int8 weights; all
+threads; no spinning while idle matters here, because idle contenders are stopped.
 """
 
 from __future__ import annotations
@@ -54,7 +54,17 @@ class Onnx:
 
     def prepare(self, model: str, path: str, form: str) -> dict[str, Any]:
         part = path + ".part"
-        command = [sys.executable, "-m", "onnxruntime_genai.models.builder", "-m", model, "-i", model, "-o", part]
+        command = [
+            sys.executable,
+            "-m",
+            "onnxruntime_genai.models.builder",
+            "-m",
+            model,
+            "-i",
+            model,
+            "-o",
+            part,
+        ]
         subprocess.run([*command, "-e", "cpu", "-c", part + ".cache", *BUILDS[form]], check=True)
         os.rename(part, path)
         return {"path": path}

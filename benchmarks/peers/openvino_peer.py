@@ -1,7 +1,7 @@
 """Drives OpenVINO GenAI: the GGUF file read directly, or weights compressed to int8 or int4 by its own tools.
 
-Best settings: all threads, latency hint for one sequence, both attention back ends by trial; the runtime chooses
-int8 activations and an int8 cache by itself on processors with VNNI.
+Best settings: all threads, latency hint for one sequence, both attention back ends by trial; the runtime
+chooses int8 activations and an int8 cache by itself on processors with VNNI.
 """
 
 from __future__ import annotations
@@ -66,7 +66,9 @@ class OpenVino:
 
         part = Path(path + ".part")
         settings = OVWeightQuantizationConfig(**WEIGHTS[form])
-        OVModelForCausalLM.from_pretrained(model, export=True, quantization_config=settings).save_pretrained(part)
+        OVModelForCausalLM.from_pretrained(model, export=True, quantization_config=settings).save_pretrained(
+            part
+        )
         tokenizer = AutoTokenizer.from_pretrained(model)
         tokenizer.save_pretrained(part)
         for name, graph in zip(

@@ -1,7 +1,7 @@
 """The worker's side of a benchmark: requests come as JSON lines on stdin, answers leave as JSON lines.
 
-Runs inside a peer's own environment, so it uses the standard library only. What a library prints to stdout goes
-to stderr instead; the answers have stdout for themselves.
+Runs inside a peer's own environment, so it uses the standard library only. What a library prints to stdout
+goes to stderr instead; the answers have stdout for themselves.
 
 A driver is an object whose public methods are the operations; all of them take and return plain values:
 
@@ -17,6 +17,7 @@ A driver is an object whose public methods are the operations; all of them take 
 from __future__ import annotations
 
 import ctypes
+import itertools
 import json
 import os
 import signal
@@ -69,6 +70,6 @@ def decode_answer(times: list[float], start: float, output: list[int]) -> dict[s
 
 def batch_answer(start: float, end: float, tokens: int, steps: list[float]) -> dict[str, Any]:
     """The answer of `batch`; `steps` are the moments after each decode step."""
-    gaps = [after - before for before, after in zip(steps, steps[1:], strict=False)]
+    gaps = [after - before for before, after in itertools.pairwise(steps)]
     step = statistics.median(gaps) if gaps else None
     return {"seconds": end - start, "tokens": tokens, "step_seconds": step}

@@ -1,7 +1,7 @@
 """Who takes part in the benchmarks, with which files and settings, and which text they are all given.
 
-Forms of the model that only a peer reads (requantized GGUF, safetensors, compiled graphs) are made once, by the
-peer's own tools, and kept beside the environments.
+Forms of the model that only a peer reads (requantized GGUF, safetensors, compiled graphs) are made once, by
+the peer's own tools, and kept beside the environments.
 """
 
 from __future__ import annotations
@@ -81,7 +81,9 @@ class Task:
         draw = random.Random(SEED + number)
         last = len(self.tokens) - length
         if last < count:
-            raise UsageError(f"the text has {len(self.tokens)} tokens, too few for {count} x {length}", param="text")
+            raise UsageError(
+                f"the text has {len(self.tokens)} tokens, too few for {count} x {length}", param="text"
+            )
         return [self.tokens[at : at + length] for at in draw.sample(range(last), count)]
 
     def limits(self) -> probe.Limits:
@@ -190,7 +192,9 @@ def environment_of(peer: str) -> dict[str, str]:
 
 def say_of(options: BenchOptions) -> Callable[[str], None]:
     """Talk goes to stderr; with `--json` there is none."""
-    return (lambda line: None) if options.json_only else (lambda line: print(line, file=sys.stderr, flush=True))
+    return (
+        (lambda line: None) if options.json_only else (lambda line: print(line, file=sys.stderr, flush=True))
+    )
 
 
 def _invited(options: BenchOptions, entry: Entry) -> bool:

@@ -1,8 +1,9 @@
 """Drives Transformers: bf16 as it comes, and with int8 matrices multiplied by oneDNN.
 
-Best settings: bf16, `torch.inference_mode`, all threads, a loop without `generate`'s overhead, the head only for
-the positions that are needed, attention kernel and cache kind by trial. The int8 form quantizes weights per row
-and activations per token and multiplies with `torch._int_mm`, the fastest integer product torch offers here.
+Best settings: bf16, `torch.inference_mode`, all threads, a loop without `generate`'s overhead, the head
+only for the positions that are needed, attention kernel and cache kind by trial. The int8 form quantizes
+weights per row and activations per token and multiplies with `torch._int_mm`, the fastest integer product
+torch offers here.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Drives trimtab the way its server does: one engine, requests submitted together, tokens read by handle.
 
-Prefix sharing is off, because no prompt comes twice. Drafting by prompt look-up is off unless asked for, so that
-every contender computes every token; with it on, the figures are shown as a contender of their own.
+Prefix sharing is off, because no prompt comes twice. Drafting by prompt look-up is off unless asked for, so
+that every contender computes every token; with it on, the figures are shown as a contender of their own.
 """
 
 from __future__ import annotations
@@ -32,9 +32,9 @@ class Trimtab:
         source = open_source(Path(model))
         config = config_from(source)
         runner = NativeRunner.open(
-            source, config, num_pages=sequences * (-(-positions // PAGE_TOKENS) + 1), max_rows=max(512, sequences),
-            max_wanted=max(64, sequences), context=max(positions, 1024), threads=threads, kv_type=kv_type,
-            format=format, kernels=kernels, pin=pin,
+            source, config, num_pages=sequences * (-(-positions // PAGE_TOKENS) + 1),
+            max_rows=max(512, sequences), max_wanted=max(64, sequences), context=max(positions, 1024),
+            threads=threads, kv_type=kv_type, format=format, kernels=kernels, pin=pin,
         )  # fmt: skip
         settings = EngineSettings(max_running=max(64, sequences), sharing=False, drafting=drafting)
         self._engine = Engine(runner, load_tokenizer(source), settings)

@@ -54,7 +54,9 @@ class Vllm:
 
     def _run(self, prompts: list[list[int]], tokens: int) -> tuple[list[float], list[list[int]]]:
         """The moments after each step, and the outputs."""
-        params = self._params(max_tokens=tokens, min_tokens=tokens, temperature=0.0, ignore_eos=True, detokenize=False)
+        params = self._params(
+            max_tokens=tokens, min_tokens=tokens, temperature=0.0, ignore_eos=True, detokenize=False
+        )
         for prompt in prompts:
             self._serial += 1
             self._engine.add_request(str(self._serial), {"prompt_token_ids": prompt}, params)

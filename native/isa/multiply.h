@@ -25,57 +25,79 @@ inline T read(const uint8_t* p) {
 
 template <int kBits, int kSpan, bool kMinima>
 struct GroupedWeights {
+  // Two tiles share every broadcast of an activation. Above six rows their accumulators no longer fit; up to
+  // four memory sets the pace, and one contiguous stream gets most of it.
   template <int R>
-  static constexpr int kTogether = 1;
+  static constexpr int kTogether = R > 4 && R <= kMaxRows / 2 ? 2 : 1;
 
   template <int R, int T>
   static inline void tiles(const Multiply& m, const uint8_t* w, const uint8_t* x, Rows<R> (&acc)[T]) {
-    static_assert(T == 1);
     constexpr int kHalves = kGroup / kSpan;
     constexpr int kValues = kBits * 64;
     constexpr int64_t kStep = kValues + kHalves * kTileRows * 2 * (kMinima ? 2 : 1);
     constexpr int64_t kXStep = int64_t(R) * (kGroup + 4 + 4 * kHalves);
-    for (int r = 0; r < R; ++r) acc[0].v[r] = zero_f();
+    for (int t = 0; t < T; ++t)
+      for (int r = 0; r < R; ++r) acc[t].v[r] = zero_f();
     const int64_t steps = (m.inputs + kGroup - 1) / kGroup;
     for (int64_t step = 0; step < steps; ++step, w += kStep, x += kXStep) {
       const int8_t* q = (const int8_t*)x;
       const uint8_t* scales = x + R * kGroup;
       const uint8_t* corrections = scales + R * 4;
-      I32 s[kHalves][R];
-      for (int h = 0; h < kHalves; ++h)
-        for (int r = 0; r < R; ++r)
-          s[h][r] = kMinima ? zero_i() : set(read<int32_t>(corrections + 4 * (h * R + r)));
+      I32 s[T][kHalves][R];
+      for (int t = 0; t < T; ++t)
+        for (int h = 0; h < kHalves; ++h)
+          for (int r = 0; r < R; ++r)
+            s[t][h][r] = kMinima ? zero_i() : set(read<int32_t>(corrections + 4 * (h * R + r)));
       if constexpr (kBits == 4) {
 #pragma GCC unroll 4
         for (int line = 0; line < 4; ++line) {
-          const Bytes both = load_bytes(w + 64 * line);
-          const Bytes low = low_nibbles(both), high = high_nibbles(both);
-#pragma GCC unroll 16
-          for (int r = 0; r < R; ++r) s[0][r] = dot<true>(s[0][r], low, q + r * kGroup + 4 * line);
+          Bytes low[T], high[T];
+#pragma GCC unroll 4
+          for (int t = 0; t < T; ++t) {
+            const Bytes both = load_bytes(w + t * m.tile_stride + 64 * line);
+            low[t] = low_nibbles(both);
+            high[t] = high_nibbles(both);
+          }
 #pragma GCC unroll 16
           for (int r = 0; r < R; ++r)
-            s[kHalves - 1][r] = dot<true>(s[kHalves - 1][r], high, q + r * kGroup + 16 + 4 * line);
+#pragma GCC unroll 4
+            for (int t = 0; t < T; ++t) s[t][0][r] = dot<true>(s[t][0][r], low[t], q + r * kGroup + 4 * line);
+#pragma GCC unroll 16
+          for (int r = 0; r < R; ++r)
+#pragma GCC unroll 4
+            for (int t = 0; t < T; ++t)
+              s[t][kHalves - 1][r] = dot<true>(s[t][kHalves - 1][r], high[t], q + r * kGroup + 16 + 4 * line);
         }
       } else {
 #pragma GCC unroll 8
         for (int line = 0; line < 8; ++line) {
-          const Bytes bytes = load_bytes(w + 64 * line);
+          Bytes bytes[T];
+#pragma GCC unroll 4
+          for (int t = 0; t < T; ++t) bytes[t] = load_bytes(w + t * m.tile_stride + 64 * line);
 #pragma GCC unroll 16
           for (int r = 0; r < R; ++r)
-            s[line / 4 % kHalves][r] = dot<false>(s[line / 4 % kHalves][r], bytes, q + r * kGroup + 4 * line);
+#pragma GCC unroll 4
+            for (int t = 0; t < T; ++t) {
+              I32& sum = s[t][line / 4 % kHalves][r];
+              sum = dot<false>(sum, bytes[t], q + r * kGroup + 4 * line);
+            }
         }
       }
 #pragma GCC unroll 2
       for (int h = 0; h < kHalves; ++h) {
-        const F32 scale = load_f16((const uint16_t*)(w + kValues) + h * kTileRows);
-#pragma GCC unroll 16
-        for (int r = 0; r < R; ++r)
-          acc[0].v[r] = fma(to_float(s[h][r]), mul(scale, set(read<float>(scales + 4 * r))), acc[0].v[r]);
-        if constexpr (kMinima) {
-          const F32 minimum = load_f16((const uint16_t*)(w + kValues) + (kHalves + h) * kTileRows);
+#pragma GCC unroll 4
+        for (int t = 0; t < T; ++t) {
+          const uint16_t* halves = (const uint16_t*)(w + t * m.tile_stride + kValues) + h * kTileRows;
+          const F32 scale = load_f16(halves);
 #pragma GCC unroll 16
           for (int r = 0; r < R; ++r)
-            acc[0].v[r] = fma(minimum, set(read<float>(corrections + 4 * (h * R + r))), acc[0].v[r]);
+            acc[t].v[r] = fma(to_float(s[t][h][r]), mul(scale, set(read<float>(scales + 4 * r))), acc[t].v[r]);
+          if constexpr (kMinima) {
+            const F32 minimum = load_f16(halves + kHalves * kTileRows);
+#pragma GCC unroll 16
+            for (int r = 0; r < R; ++r)
+              acc[t].v[r] = fma(minimum, set(read<float>(corrections + 4 * (h * R + r))), acc[t].v[r]);
+          }
         }
       }
     }
@@ -204,12 +226,16 @@ inline void gated_block(const Multiply& m, int block, int64_t begin, int64_t end
         for (int r = 0; r < R; ++r) store(out[r] + 16, zero_f());
         break;
       }
-      Rows<R> gate[1], up[1];
-      W::template tiles<R, 1>(m, m.weights + tile * m.tile_stride, x, gate);
-      W::template tiles<R, 1>(m, m.weights + (tile + 1) * m.tile_stride, x, up);
+      Rows<R> both[2];  // gate and up lie side by side
+      if constexpr (W::template kTogether<R> >= 2) {
+        W::template tiles<R, 2>(m, m.weights + tile * m.tile_stride, x, both);
+      } else {
+        W::template tiles<R, 1>(m, m.weights + tile * m.tile_stride, x, reinterpret_cast<Rows<R>(&)[1]>(both[0]));
+        W::template tiles<R, 1>(m, m.weights + (tile + 1) * m.tile_stride, x, reinterpret_cast<Rows<R>(&)[1]>(both[1]));
+      }
       for (int r = 0; r < R; ++r) {
-        const F32 g = gate[0].v[r];
-        store(out[r] + 16 * pair, mul(e.activation == Epilogue::silu ? silu(g) : gelu_tanh(g), up[0].v[r]));
+        const F32 gate = both[0].v[r];
+        store(out[r] + 16 * pair, mul(e.activation == Epilogue::silu ? silu(gate) : gelu_tanh(gate), both[1].v[r]));
       }
     }
     for (int r = 0; r < R && block * R + r < m.rows; ++r) {

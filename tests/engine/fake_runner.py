@@ -1,8 +1,8 @@
 """A toy language model behind the runner's interface, and what it must say when a request is alone.
 
-Keys and values are replaced by the tokens themselves: a step writes them into pages and every wanted row reads
-its whole context back through its page table. A wrong page, position, chunk or neighbour changes the output or
-fails a check.
+Keys and values are replaced by the tokens themselves: a step writes them into pages and every wanted row
+reads its whole context back through its page table. A wrong page, position, chunk or neighbour changes the
+output or fails a check.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ EOS = 3
 
 
 def toy_logits(context: np.ndarray, memory: int) -> np.ndarray:
-    """Logits after a context of which only the last `memory` tokens matter; few of them make it repeat itself."""
+    """Logits after a context; only its last `memory` tokens matter, and few of them make it repeat."""
     key = zlib.crc32(np.ascontiguousarray(context[-memory:], np.int32).tobytes())
     return np.random.default_rng(key).normal(size=VOCAB).astype(np.float32) * 3
 

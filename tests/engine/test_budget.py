@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 from pathlib import Path
 
@@ -68,7 +69,7 @@ def test_a_plan_stays_inside_its_promise_or_names_one_that_holds(
 
 def test_more_memory_never_gives_less() -> None:
     plans = [divide(memory * MB) for memory in range(300, 3000, 50)]
-    for less, more in zip(plans, plans[1:], strict=False):
+    for less, more in itertools.pairwise(plans):
         assert (more.max_rows, more.context) >= (less.max_rows, less.context)
 
 

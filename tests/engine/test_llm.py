@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -103,19 +104,13 @@ def test_coroutines(default_model: Path) -> None:
     assert generated == streamed
 
 
-# In a process of its own, because the promise is about a whole process.
-PEAK = """
+# In processes of their own, because the promise is about a whole process.
+LOAD = """
 import sys
 from pathlib import Path
 from trimtab import LLM, SamplingParams
-from trimtab.errors import DoesNotFit
-import re
 
-model, requests, prompt, output = Path(sys.argv[1]), *map(int, sys.argv[2:])
-try:
-    LLM(model, memory="50MB")
-except DoesNotFit as error:
-    memory = re.search(r"would do is `--memory (\\w+)`", error.hint)[1]
+model, memory, requests, prompt, output = Path(sys.argv[1]), sys.argv[2], *map(int, sys.argv[3:])
 llm = LLM(model, memory=memory)
 params = SamplingParams(temperature=0, max_tokens=output, ignore_eos=True)
 prompts = [[(11 * request + 7 * place) % 49000 for place in range(prompt)] for request in range(requests)]
@@ -135,8 +130,16 @@ llm.close()
 def test_the_smallest_budget_holds_and_every_request_finishes(
     default_model: Path, requests: int, prompt: int, output: int
 ) -> None:
-    command = [sys.executable, "-c", PEAK, str(default_model), str(requests), str(prompt), str(output)]
-    run = subprocess.run(command, capture_output=True, text=True, check=False)
+    def load(memory: str) -> subprocess.CompletedProcess[str]:
+        numbers = [str(number) for number in (requests, prompt, output)]
+        command = [sys.executable, "-c", LOAD, str(default_model), memory, *numbers]
+        return subprocess.run(command, capture_output=True, text=True, check=False)
+
+    refused = load("50MB").stderr
+    assert "DoesNotFit" in refused
+    smallest = re.search(r"would do is `--memory (\w+)`", refused)
+    assert smallest is not None, refused
+    run = load(smallest[1])
     assert run.returncode == 0, run.stderr
     peak, promised = map(int, run.stdout.split())
     assert peak <= promised

@@ -14,7 +14,10 @@ def digest(number: int) -> bytes:
     return next_digest(root_digest(), bytes([number]))
 
 
-@given(st.lists(st.tuples(st.sampled_from("take give share publish forget".split()), st.integers(0, 9))))
+VERBS = st.sampled_from(["take", "give", "share", "publish", "forget"])
+
+
+@given(st.lists(st.tuples(VERBS, st.integers(0, 9))))
 def test_pages_are_never_lost_or_shared_by_accident(moves: list[tuple[str, int]]) -> None:
     pool = PagePool(PAGES)
     held: list[list[int]] = []  # what each holder has, one entry a reference

@@ -31,6 +31,7 @@ from trimtab.errors import BadFile, TrimtabError, Unsupported
 from trimtab.formats.ggml_types import GGUF_TYPES
 from trimtab.formats.source import TensorSource, open_source
 from trimtab.models.config import config_from
+from trimtab.models.tokenizer import load_tokenizer
 
 EXTRA_BYTES = 128 << 20  # address space beyond what the interpreter holds before the first case
 LIMIT_S = 20.0  # for one case, on a machine with busy neighbours; the usual case takes a millisecond
@@ -177,6 +178,8 @@ def use(path: Path) -> str:
         with open_source(path) as source:
             read(source)
             config_from(source)
+            if source.kind == "gguf":
+                load_tokenizer(source)
     except (BadFile, Unsupported) as error:
         shown = str(error)
         end = type(error).__name__

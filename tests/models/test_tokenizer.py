@@ -1,4 +1,4 @@
-"""Tokenizers of both file kinds against llama.cpp (golden), sentencepiece and Transformers; streams; bad input."""
+"""Tokenizers against llama.cpp (golden), sentencepiece and Transformers; streams of tokens; bad input."""
 
 from __future__ import annotations
 
@@ -22,9 +22,10 @@ from trimtab.models.tokenizer import Tokenizer, load_tokenizer
 GOLDEN = json.loads((Path(__file__).parents[1] / "golden" / "pretokenizers.json").read_text("utf-8"))
 
 TEXTS = [
-    "Hello world", " two  spaces ", "", "\n\n\t x\r\n", "It's we'll DON'T", "日本語、한국어 中文。", "🙂👩‍👩‍👧 e\u0301 ﬁ",
-    "def f(x):\n    return x**2  # squared", "<|im_start|>user\nhi<|im_end|>", "naïve Straße абв עברית हिन्दी",
-    "a\u00a0b\u2028c\u200b", "\u0000\u0007", "camelCase snake_case", "https://a.b/c?d=e&f#g",
+    "Hello world", " two  spaces ", "", "\n\n\t x\r\n", "It's we'll DON'T", "日本語、한국어 中文。",
+    "🙂👩\u200d👧 e\u0301 ﬁ", "def f(x):\n    return x**2  # squared", "<|im_start|>user\nhi<|im_end|>",
+    "naïve Straße абв עברית हिन्दी", "a\u00a0b\u2028c\u200b", "\u0000\u0007", "camelCase snake_case",
+    "https://a.b/c?d=e&f#g",
 ]  # fmt: skip
 
 
@@ -136,8 +137,9 @@ def test_bytes_of_tokens() -> None:
 
 # Sentencepiece vocabularies, trained here on text that needs all of their parts.
 CORPUS = [
-    "the cat sat on the mat and the dog sat on the log", "    indented code()", "return self.value + other.value",
-    "aaaa aaa aa a", "he said: hello, hello there!", "naïve café", "1 2 3 12 123 1999 2024", "x = [1, 2, 3]",
+    "the cat sat on the mat and the dog sat on the log", "    indented code()", "aaaa aaa aa a",
+    "return self.value + other.value", "he said: hello, hello there!", "naïve café",
+    "1 2 3 12 123 1999 2024", "x = [1, 2, 3]",
 ]  # fmt: skip
 
 
@@ -391,8 +393,8 @@ junk = st.one_of(
     st.lists(st.text(max_size=3), max_size=4), st.lists(st.integers(-9, 300), max_size=4),
     st.lists(st.sampled_from([*LETTERS[60:80], " ", "ab", "", "a b", "  ", "a  b"]), max_size=259),
 )  # fmt: skip
-KEYS = ["model", "pre", "tokens", "token_type", "merges", "scores", "eos_token_id", "bos_token_id", "add_bos_token",
-        "add_eos_token", "add_space_prefix", "unknown_token_id"]  # fmt: skip
+KEYS = ["model", "pre", "tokens", "token_type", "merges", "scores", "eos_token_id", "bos_token_id",
+        "add_bos_token", "add_eos_token", "add_space_prefix", "unknown_token_id"]  # fmt: skip
 
 
 @given(st.dictionaries(st.sampled_from(KEYS), junk, max_size=4), st.booleans(), st.text(max_size=8))

@@ -68,6 +68,12 @@ class Verbs(TyperGroup):
             raise UnknownName(f"no command `{name}`", hint)
         return super().resolve_command(ctx, args)
 
+    def invoke(self, ctx: Any) -> Any:
+        try:
+            return super().invoke(ctx)
+        except BrokenPipeError as error:  # typer would make it a failure
+            raise typer.Exit(BROKEN_PIPE) from error
+
     def format_commands(self, ctx: Any, formatter: Any) -> None:
         with formatter.section("Commands"):
             formatter.write_dl(list(VERBS.items()))
@@ -92,7 +98,7 @@ def trimtab_(
 ) -> None:
     """Give it a model and a budget: it makes the model fit your machine, runs it, and proves what it cost."""
     if version:
-        print(f"trimtab {trimtab.__version__}")
+        _run(["--version"])
     elif context.invoked_subcommand is None:
         print(context.get_help())
         raise typer.Exit(2)
@@ -108,7 +114,7 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
         debug = True
     try:
         code = _run(given)
-        sys.stdout.flush()
+        sys.stdout.flush()  # a reader that has left shows here, and not after the exit
     except BrokenPipeError:
         code = BROKEN_PIPE
     except KeyboardInterrupt:
@@ -143,6 +149,9 @@ def report(error: Exception, debug: bool) -> int:
 
 
 def _run(arguments: list[str]) -> int:
+    if arguments in (["--version"], ["-V"]):  # at once, without what typer needs to read a line
+        print(f"trimtab {trimtab.__version__}")
+        return 0
     command = typer.main.get_command(app)
     try:
         code = command.main(arguments, prog_name="trimtab", standalone_mode=False)

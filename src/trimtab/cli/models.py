@@ -32,9 +32,7 @@ def models(
         typer.Argument(metavar="NAME...", help="only these", autocompletion=complete_model),
     ] = None,
     all_known: Annotated[bool, typer.Option("--all", "-a", help="also models that are not here yet")] = False,
-    verify: Annotated[
-        bool, typer.Option("--verify", help="compare files with their published hash")
-    ] = False,
+    verify: Annotated[bool, typer.Option("--verify", help="compare files with their published hash")] = False,
     remove: Annotated[bool, typer.Option("--remove", help="delete the named models")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="a JSON array, with sizes in bytes")] = False,
 ) -> None:

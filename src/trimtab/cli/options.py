@@ -94,13 +94,15 @@ def _parameter(
 ) -> inspect.Parameter:
     default = None if field.default is PydanticUndefined else field.default
     annotation: Any = _plain(field.annotation)
+    shown: bool | str = default not in (None, "")
     if name.endswith("_bytes"):
+        # The default is only shown: to read sizes costs an import that the start of a server can do without.
         annotation = str
-        default = f"{default >> 20}MiB" if isinstance(default, int) else None
+        shown, default = f"{default >> 20}MiB" if isinstance(default, int) else False, None
     common: dict[str, Any] = {
         "help": field.description,
         "envvar": environment_of(name),
-        "show_default": default not in (None, ""),
+        "show_default": shown,
         "show_envvar": False,
     }
     info: Any

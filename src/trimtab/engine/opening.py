@@ -6,6 +6,7 @@ is needed, so that importing this module costs nothing.
 
 from __future__ import annotations
 
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -69,14 +70,14 @@ def open_model(
     from trimtab.models.tokenizer import load_tokenizer
 
     path = _resolve(model)
-    source = open_source(path)
-    config = config_from(source)
-    tokenizer = load_tokenizer(source)
     options = {"kv_type": kv_type, "format": format}
-    if device == "cpu":
-        runner, plan = _native(source, config, memory, context, reserve_bytes, threads, pin, options)
-    else:
-        runner, plan = _torch(source, config, memory, context, device, options)
+    with closing(open_source(path)) as source:
+        config = config_from(source)
+        tokenizer = load_tokenizer(source)
+        if device == "cpu":
+            runner, plan = _native(source, config, memory, context, reserve_bytes, threads, pin, options)
+        else:
+            runner, plan = _torch(source, config, memory, context, device, options)
     most = min(plan.max_running, settings.pop("max_running", None) or plan.max_running)
     engine = Engine(runner, tokenizer, EngineSettings(context=plan.context, max_running=most, **settings))
     return Opened(config.name, path, config, tokenizer, plan, engine)

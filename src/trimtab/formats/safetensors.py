@@ -145,7 +145,8 @@ def _place(file: MappedFile, start: int, name: str, entry: object) -> Place:
         raise Unsupported(
             f"{file.path}: {label} is of type {reprlib.repr(dtype)}", f"known: {', '.join(DTYPE_BYTES)}"
         )
-    if not _whole_numbers(shape) or len(shape) > MOST_DIMS:
+    # An empty tensor may have long dimensions, but not so long that nothing can index it.
+    if not _whole_numbers(shape) or len(shape) > MOST_DIMS or math.prod(max(1, n) for n in shape) >= 1 << 60:
         raise BadFile(file.path, f"{label} has the shape {reprlib.repr(shape)}", 8)
     if not _whole_numbers(range_) or len(range_) != 2 or range_[0] > range_[1]:
         raise BadFile(file.path, f"{label} has the byte range {reprlib.repr(range_)}", 8)

@@ -39,7 +39,7 @@ class Vocabulary:
     core : the library's tokenizer, its post-processor adding the begin and end tokens
     to_bytes : the bytes that a token's text stands for
     hidden : control tokens; decoding leaves them out unless asked
-    verbatim : added tokens, whose text is what it looks like
+    verbatim : tokens whose text is what it looks like
     strips_space : the first space of a decoded text was put there by the encoder
     names : what templates call the special tokens: `bos_token` -> text
     templates : chat templates by name; `default` is the usual one

@@ -16,7 +16,7 @@ from tokenizers import AddedToken, decoders, processors
 from tokenizers import Tokenizer as Core
 from tokenizers.models import BPE
 
-from trimtab.errors import BadFile, Unsupported
+from trimtab.errors import BadFile, TrimtabError, Unsupported
 from trimtab.models.fields import MOST, Fields, is_list
 from trimtab.models.pretokenizers import pre_tokenizer, splitting
 from trimtab.models.token_bytes import byte_level, sentencepiece
@@ -49,7 +49,7 @@ def read_gguf(source: TensorSource) -> Vocabulary:
         core, add_bos = (
             _byte_level(fields, vocab) if model == "gpt2" else _scored(fields, tokens, vocab, kinds)
         )
-    except BadFile:
+    except TrimtabError:
         raise
     except Exception as error:  # the library has no error type of its own
         raise BadFile(source.path, f"tokenizer cannot be built: {error}") from error
@@ -59,7 +59,7 @@ def read_gguf(source: TensorSource) -> Vocabulary:
     ends = {i for name in END_NAMES if (i := vocab.get(name)) is not None}
     ends |= {i for key in ENDS if (i := _special_id(fields, key, len(tokens))) is not None}
     hidden |= ends
-    verbatim = hidden | {i for i, kind in enumerate(kinds) if kind == USER_DEFINED}
+    added = hidden | {i for i, kind in enumerate(kinds) if kind == USER_DEFINED}
     strip_right = "phi-3" in _name(source) or "phi3" in _name(source)
     keeps_space = {"<s>", "<unk>", "<|endoftext|>"}
     core.add_tokens([
@@ -69,7 +69,7 @@ def read_gguf(source: TensorSource) -> Vocabulary:
             normalized=False,
             rstrip=strip_right and i in hidden and tokens[i] not in keeps_space,
         )
-        for i in sorted(verbatim)
+        for i in sorted(added)
     ])  # fmt: skip
 
     ids = {name: _special_id(fields, key, len(tokens)) for name, key in SPECIAL.items()}
@@ -85,7 +85,7 @@ def read_gguf(source: TensorSource) -> Vocabulary:
         bos_id=bos,
         eos_ids=frozenset(ends),
         hidden=frozenset(hidden),
-        verbatim=frozenset(verbatim),
+        verbatim=frozenset(added if model == "gpt2" else hidden),
         strips_space=model == "llama" and fields.flag("add_space_prefix", True),
         names={name: tokens[i] for name, i in ids.items() if i is not None},
         templates=_templates(source),

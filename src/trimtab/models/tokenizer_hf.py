@@ -60,7 +60,7 @@ def read_folder(folder: Path) -> Vocabulary:
         bos_id=bos,
         eos_ids=frozenset(ends),
         hidden=frozenset(hidden),
-        verbatim=frozenset(added),
+        verbatim=frozenset(added if to_bytes == "byte_level" else hidden),
         strips_space=strips_space,
         names=names,
         templates=_templates(folder, settings),

@@ -91,8 +91,12 @@ def load_spm(path: Path, settings: Mapping[str, Any]) -> Core:
         raise BadFile(path, f"not a sentencepiece model: {error}") from error
     if model.trainer_spec.model_type != BPE_MODEL:
         raise Unsupported(f"{path} is not a BPE model; only those are supported")
-    tokens = [piece.piece for piece in model.pieces]
     kinds = [piece.type for piece in model.pieces]
+    # Tokens added by name are looked for before spaces are marked.
+    tokens = [
+        piece.piece.replace(SPACE_MARK, " ") if piece.type == USER_DEFINED else piece.piece
+        for piece in model.pieces
+    ]
     vocab = {token: i for i, token in enumerate(tokens)}
     if not tokens or len(vocab) != len(tokens):
         raise BadFile(path, "its vocabulary is empty or names a token twice")
