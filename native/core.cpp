@@ -162,7 +162,7 @@ void bind_core(nb::module_& m) {
       .def("unpack", [](const Matrix& self, int64_t row0, Output<float> out, const Kernels& kernels) {
         const int64_t rows = int64_t(out.shape(0));
         if (out.ndim() != 2 || int64_t(out.shape(1)) != self.inputs() || row0 < 0 ||
-            row0 + rows > self.rows() * (self.gated() ? 2 : 1))
+            row0 > self.rows() * (self.gated() ? 2 : 1) - rows)
           throw std::invalid_argument("out: (rows, inputs) inside the matrix");
         for (int64_t i = 0; i < rows; ++i) self.unpack(kernels, row0 + i, out.data() + i * self.inputs());
       }, nb::arg("row0"), nb::arg("out"), nb::arg("kernels"))
@@ -285,7 +285,8 @@ void bind_core(nb::module_& m) {
         for (int i = 0; i < s.num_wanted; ++i)
           if (s.sampling[i].top_logprobs > s.top) throw std::invalid_argument("top_tokens: narrower than a row's top_logprobs");
         if (mask) {
-          if (mask->ndim() != 2 || int64_t(mask->shape(0)) < s.num_wanted) throw std::invalid_argument("mask: one row per wanted row");
+          if (mask->ndim() != 2 || int64_t(mask->shape(0)) < s.num_wanted || int64_t(mask->shape(1)) * 32 < p.vocab())
+            throw std::invalid_argument("mask: one row per wanted row, one bit per token");
           s.mask = mask->data();
           s.mask_words = int64_t(mask->shape(1));
         }
@@ -301,7 +302,8 @@ void bind_core(nb::module_& m) {
       .def("logits", [](Program& p, Vector<int32_t> tokens, Vector<int32_t> positions, Vector<int32_t> span_start,
                         Vector<int32_t> page_start, Vector<int32_t> pages, Vector<int32_t> wanted, Output<float> out) {
         Step s = make_step(tokens, positions, span_start, page_start, pages, wanted);
-        if (out.ndim() != 2 || int64_t(out.shape(0)) != s.num_wanted) throw std::invalid_argument("out: (wanted, vocabulary)");
+        if (out.ndim() != 2 || int64_t(out.shape(0)) != s.num_wanted || int64_t(out.shape(1)) != p.vocab())
+          throw std::invalid_argument("out: (wanted, vocabulary)");
         s.logits = out.data();
         nb::gil_scoped_release release;
         p.run(s);

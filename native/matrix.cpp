@@ -78,13 +78,18 @@ Format natural_format(GgmlType type) {
   }
 }
 
+int64_t Matrix::tiles_for(int64_t rows, bool gated) {
+  // The kernels take a gated matrix 32 outputs (four tiles) at a time, so its last unit is whole.
+  return gated ? round_up(rows, kGroup) / kTileRows * 2 : round_up(rows, kTileRows) / kTileRows;
+}
+
 int64_t Matrix::bytes_for(Format f, int64_t rows, int64_t inputs, bool gated) {
-  return round_up(rows, kTileRows) / kTileRows * (gated ? 2 : 1) * f.tile_bytes(inputs);
+  return tiles_for(rows, gated) * f.tile_bytes(inputs);
 }
 
 Matrix::Matrix(Format format, int64_t rows, int64_t inputs, bool gated)
     : format_(format), rows_(rows), inputs_(inputs),
-      tiles_(round_up(rows, kTileRows) / kTileRows * (gated ? 2 : 1)),
+      tiles_(tiles_for(rows, gated)),
       stride_(format.tile_bytes(inputs)), gated_(gated),
       memory_(tiles_ * stride_, true) {}
 
@@ -154,7 +159,7 @@ void Matrix::pack_floats(uint8_t* tile, int lane, const float* row) const {
 
 void Matrix::fill(Pool& pool, int64_t row0, int half, GgmlType type, const uint8_t* data, const int64_t* order,
                   int64_t start, int64_t count) {
-  if (row0 < 0 || row0 + count > rows_ || half < 0 || half > (gated_ ? 1 : 0))
+  if (row0 < 0 || count > rows_ || row0 > rows_ - count || half < 0 || half > (gated_ ? 1 : 0))
     throw std::invalid_argument("rows outside the matrix");
   const Format natural = natural_format(type);
   const bool exact = format_.kind == Format::grouped && has_groups(type) && inputs_ % kGroup == 0 &&

@@ -48,7 +48,7 @@ void Program::check(const Step& s) const {
     need(s.positions[i] >= 0, "negative position");
   }
   for (int k = 0; k < s.spans; ++k) {
-    need(s.span_start[k] < s.span_start[k + 1], "empty span");
+    need(s.span_start[k] < s.span_start[k + 1] && s.span_start[k + 1] <= s.rows, "spans must follow each other");
     const int64_t capacity = int64_t(s.page_start[k + 1] - s.page_start[k]) * kPageTokens;
     for (int i = s.span_start[k]; i < s.span_start[k + 1]; ++i) need(s.positions[i] < capacity, "position outside its pages");
   }

@@ -72,6 +72,7 @@ class Program {
   bool timed = false;
 
   int64_t num_pages() const { return num_pages_; }
+  int64_t vocab() const { return vocab_; }
   const Memory& pages() const { return kv_memory_; }
   const Memory& scratch() const { return scratch_; }
 

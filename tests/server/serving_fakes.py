@@ -89,12 +89,17 @@ class ByteTokenizer:
     chat_template = "made up"
 
     def encode(self, text: str, *, add_special: bool = True, parse_special: bool = True) -> list[int]:
+        if any("\ud800" <= letter <= "\udfff" for letter in text):
+            raise UsageError("text is not valid Unicode")
         tokens: list[int] = []
         for i, part in enumerate(text.split("<start>")):
             tokens += [START] * (i > 0)
             for j, piece in enumerate(part.split("<end>")):
                 tokens += [END] * (j > 0) + list(piece.encode())
         return tokens
+
+    def encode_chat(self, messages: Any, **options: Any) -> list[int]:
+        return self.encode(self.chat(messages, **options))
 
     def token_bytes(self, token: int) -> bytes:
         return bytes([token]) if token < 256 else b"<start>" if token == START else b"<end>"

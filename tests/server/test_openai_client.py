@@ -222,6 +222,12 @@ def test_fields_without_effect_are_accepted(client: openai.OpenAI) -> None:
         ({"stream_options": {"include_usage": True}}, openai.BadRequestError, "stream_options", None),
         ({"extra_body": {"tempature": 1}}, openai.BadRequestError, "tempature", "unknown_parameter"),
         ({"extra_body": {"chat_template_kwargs": {"fail": 1}}}, openai.BadRequestError, "messages", None),
+        (
+            {"extra_body": {"chat_template_kwargs": {"self": 1}}},
+            openai.BadRequestError,
+            "chat_template_kwargs",
+            None,
+        ),
         ({"extra_body": {"min_tokens": 9}}, openai.BadRequestError, "min_tokens", None),
     ],
     ids=str,

@@ -60,8 +60,7 @@ class Conversation:
         room = int(self.context * _ANSWER_SHARE) if answer_tokens is None else answer_tokens
         dropped = 0
         while True:
-            text = self.tokenizer.chat(self.messages())
-            tokens = self.tokenizer.encode(text, add_special=False)  # the template writes the special tokens
+            tokens = self.tokenizer.encode_chat(self.messages())
             if len(tokens) + room <= self.context:
                 return tokens, dropped
             if len(self.turns) <= 1:

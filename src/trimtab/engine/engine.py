@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 import numpy as np
 from pydantic import BaseModel, Field
 
+from trimtab.engine.admission import checked_tokens, output_limit
 from trimtab.engine.assembly import scoring_batch
 from trimtab.engine.batch import PAGE_TOKENS, Floats, Runner
 from trimtab.engine.handle import Handle, Waiter, wake
@@ -32,13 +33,14 @@ from trimtab.engine.sampling import SamplingParams
 from trimtab.engine.scheduler import Scheduler
 from trimtab.engine.sequence import Sequence as Output
 from trimtab.engine.stats import TPOT_BOUNDS_S, TTFT_BOUNDS_S, Histogram, Rate
-from trimtab.errors import Busy, TooLong, TrimtabError, UsageError
+from trimtab.errors import Busy, TrimtabError, UsageError
 
 if TYPE_CHECKING:
     from collections.abc import Set as AbstractSet
 
 T = TypeVar("T")
 _SEED_STEP = 0x9E3779B97F4A7C15
+_NO_OUTPUT = SamplingParams(max_tokens=0)
 
 
 class Vocabulary(Protocol):
@@ -178,9 +180,9 @@ class Engine:
 
     def logits(self, prompt: Sequence[int]) -> Floats:
         """The logits of every position, (tokens, vocabulary); running requests wait meanwhile."""
-        tokens = self._checked(prompt)
-        if len(tokens) > self.context:
-            raise self._too_long(len(tokens), 0)
+        config = self.runner.config
+        tokens = checked_tokens(prompt, config.vocab_size)
+        output_limit(len(tokens), _NO_OUTPUT, self.context, config.context)
         return self.call(lambda: self._logits(tokens))
 
     def call(self, work: Callable[[], T]) -> T:
@@ -269,9 +271,10 @@ class Engine:
         salt: str,
         priority: int,
     ) -> Handle:
-        tokens = self._checked(prompt)
-        limit = self._limit(len(tokens), params)
-        params.check_vocab(self.runner.config.vocab_size)
+        config = self.runner.config
+        tokens = checked_tokens(prompt, config.vocab_size)
+        limit = output_limit(len(tokens), params, self.context, config.context)
+        params.check_vocab(config.vocab_size)
         stream = self.tokenizer.stream()
         with self._lock:
             if self._refusing:
@@ -304,41 +307,6 @@ class Engine:
             self._empty.clear()
             self._inbox.put(lambda: self._add(sequence))
         return Handle(sequence, request_id or f"request-{serial}", stream, self._cancel, index)
-
-    def _checked(self, prompt: Sequence[int]) -> array[int]:
-        vocab = self.runner.config.vocab_size
-        if not len(prompt):
-            raise UsageError("the prompt has no tokens", param="prompt")
-        try:
-            tokens = array("i", prompt)
-        except (TypeError, OverflowError) as error:
-            raise UsageError(f"the prompt must be token ids from 0 to {vocab - 1}", param="prompt") from error
-        wrong = min(tokens) if min(tokens) < 0 else max(tokens)
-        if not 0 <= wrong < vocab:
-            raise UsageError(
-                f"the prompt holds token {wrong}; the model knows 0 to {vocab - 1}", param="prompt"
-            )
-        return tokens
-
-    def _limit(self, prompt_tokens: int, params: SamplingParams) -> int:
-        """Tokens, prompt included, at which the output ends."""
-        asked = params.max_tokens
-        least = (max(1, params.min_tokens)) if asked is None else asked
-        if prompt_tokens + least > self.context:
-            raise self._too_long(prompt_tokens, least)
-        return self.context if asked is None else prompt_tokens + asked
-
-    def _too_long(self, prompt_tokens: int, output_tokens: int) -> TooLong:
-        more = f" and {output_tokens} of output" if output_tokens else ""
-        if self.context < self.runner.config.context:
-            hint = (
-                f"the model allows {self.runner.config.context} tokens: start with a larger `--context` or "
-                "`--memory`, or shorten the request"
-            )
-        else:
-            hint = "shorten the prompt or lower `max_tokens`"
-        message = f"{prompt_tokens} tokens of prompt{more} exceed the context of {self.context} tokens"
-        return TooLong(message, hint, "prompt")
 
     def _cancel(self, sequence: Output) -> None:
         self._inbox.put(lambda: self._drop(sequence))

@@ -19,7 +19,6 @@ from trimtab.server.generation import (
     reason,
     scored,
     submit,
-    tokenized,
     wants_usage,
 )
 from trimtab.server.logprobs import chat_logprobs
@@ -81,10 +80,14 @@ def _choice(index: int, output: Completion, served: Served, logprobs: bool) -> C
 async def _prompt(body: ChatRequest, served: Served) -> list[int]:
     messages = [_for_template(message, index) for index, message in enumerate(body.messages)]
 
+    variables = body.chat_template_kwargs or {}
+    if wrong := {"self", "messages", "tools"} & set(variables):
+        raise ApiError.invalid(
+            "chat_template_kwargs", f"Invalid 'chat_template_kwargs': '{min(wrong)}' cannot be set here."
+        )
+
     def render() -> list[int]:
-        text = served.tokenizer.chat(messages, **(body.chat_template_kwargs or {}))
-        # The template writes the special tokens itself.
-        return tokenized(text, served, "messages", add_special=False)
+        return served.tokenizer.encode_chat(messages, **variables)
 
     length = sum(len(str(message["content"])) for message in messages)
     return render() if length <= INLINE_CHARACTERS else await asyncio.to_thread(render)

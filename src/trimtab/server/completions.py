@@ -22,7 +22,6 @@ from trimtab.server.generation import (
     reason,
     scored,
     submit,
-    tokenized,
     wants_usage,
 )
 from trimtab.server.logprobs import completion_logprobs, text_length
@@ -78,17 +77,10 @@ async def _prompts(body: CompletionRequest, served: Served) -> list[list[int]]:
     if not given:
         raise ApiError.invalid("prompt", "Invalid 'prompt': it is empty.")
     tokenizer = served.tokenizer
-    first = tokenizer.bos_id if tokenizer.bos_id is not None else min(tokenizer.eos_ids)
-    for tokens in given:
-        if not isinstance(tokens, str) and (wrong := [t for t in tokens if t >= tokenizer.vocab_size]):
-            known = f"the vocabulary has {tokenizer.vocab_size} tokens"
-            raise ApiError.invalid("prompt", f"Invalid 'prompt': no token {wrong[0]}, {known}.")
-
-    def encode_one(one: str | list[int]) -> list[int]:
-        return tokenized(one, served, "prompt", add_special=True) if isinstance(one, str) else one
+    first = sorted(tokenizer.eos_ids)[:1] if tokenizer.bos_id is None else [tokenizer.bos_id]
 
     def encode() -> list[list[int]]:
-        return [encode_one(one) or [first] for one in given]
+        return [(tokenizer.encode(one) if isinstance(one, str) else one) or first for one in given]
 
     length = sum(len(one) for one in given)
     return encode() if length <= INLINE_CHARACTERS else await asyncio.to_thread(encode)

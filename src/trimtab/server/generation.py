@@ -58,16 +58,6 @@ class Submitted:
         }
 
 
-def tokenized(text: str, served: Served, param: str, *, add_special: bool) -> list[int]:
-    """The text as tokens; `param` is where it came from."""
-    try:
-        text.encode()
-    except UnicodeEncodeError as error:
-        half = text[error.start].encode("ascii", "backslashreplace").decode()
-        raise ApiError.invalid(param, f"Invalid '{param}': {half} alone is half a character.") from error
-    return served.tokenizer.encode(text, add_special=add_special)
-
-
 def submit(
     served: Served, prompts: Sequence[Sequence[int]], params: SamplingParams, answer_id: str, salt: str
 ) -> Submitted:

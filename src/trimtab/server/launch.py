@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import gc
 import logging
+import os
 import socket
 import threading
 from collections.abc import Callable
@@ -44,14 +45,20 @@ def serve(
     """
     # Importing makes many objects and no garbage: collecting meanwhile only costs time.
     gc.disable()
+    # numpy's linear algebra, unused here, would start threads and buffers of its own.
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     listeners = listen(settings.host, settings.port)
     loading = Loading()
     loader = threading.Thread(target=_load, args=(loading, load, settings), name="load", daemon=True)
-    loader.start()
+    if settings.memory_bytes is None:
+        loader.start()
 
     from trimtab.server.app import create_app
     from trimtab.server.process import DrainingServer, server_config
 
+    if settings.memory_bytes is not None:
+        # A promise counts what the process already holds: then nothing large may be imported afterwards.
+        loader.start()
     logging.basicConfig(level=settings.log_level.upper(), format="%(levelname)s %(name)s: %(message)s")
     server = DrainingServer(server_config(create_app(loading, settings.max_body_bytes), settings))
     loading.on_failure(server.stop)

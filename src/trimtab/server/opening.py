@@ -1,29 +1,33 @@
-"""From settings to a model that answers. Everything heavy is imported here, when it is needed."""
+"""From settings to a model that answers, under the names the API has for it."""
 
 from __future__ import annotations
-
-from pathlib import Path
 
 from trimtab.server.served import Served
 from trimtab.server.settings import ModelSettings, ServeSettings
 
 
 def open_served(settings: ModelSettings) -> Served:
-    """Load the model and start its engine."""
-    from trimtab.engine.engine import Engine, EngineSettings
-    from trimtab.engine.runner import NativeRunner
-    from trimtab.formats.source import open_source
-    from trimtab.models.config import config_from
-    from trimtab.models.tokenizer import load_tokenizer
+    """Load the model and start its engine.
 
-    source = open_source(Path(settings.model))
-    config = config_from(source)
-    tokenizer = load_tokenizer(source)
-    context = settings.context or config.context
-    runner = NativeRunner.open(
-        source, config, num_pages=4 * context // 16, max_rows=512, max_wanted=64, context=context,
-        threads=settings.threads, kv_type=settings.kv_type, format=settings.format,
+    Raises
+    ------
+    DoesNotFit : the memory budget is too small; the hint names one that is not
+    BadFile, Unsupported, UnknownName, Offline, UsageError : the model cannot be had or read
+    """
+    from trimtab.engine.opening import open_model
+
+    more = {"max_waiting": settings.max_queue} if isinstance(settings, ServeSettings) else {}
+    opened = open_model(
+        settings.model,
+        memory=settings.memory_bytes,
+        threads=settings.threads,
+        pin=settings.pin,
+        kv_type=settings.kv_type,
+        format=settings.format,
+        context=settings.context,
+        device=settings.device,
+        **more,
     )
-    engine = Engine(runner, tokenizer, EngineSettings(context=context))
-    name = settings.served_name if isinstance(settings, ServeSettings) else config.name
-    return Served(name, engine, tokenizer, engine.context, frozenset({settings.model}))
+    name = settings.served_name if isinstance(settings, ServeSettings) else opened.name
+    aliases = frozenset({settings.model, opened.name})
+    return Served(name, opened.engine, opened.tokenizer, opened.engine.context, aliases)

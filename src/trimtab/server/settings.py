@@ -36,15 +36,17 @@ class ModelSettings(BaseModel):
         None, description="hard ceiling for the whole process, weights and KV cache included; e.g. 400MB"
     )
     threads: int | None = Field(
-        None, ge=1, le=1024, description="worker threads; default: one a physical core"
+        None, ge=1, le=1024, description="worker threads; default: the processors it may use"
     )
+    pin: bool = Field(False, description="bind every worker thread to a processor of its own")
     context: int | None = Field(
-        None, ge=16, description="longest sequence, in tokens; default: the model's own"
+        None, ge=16, description="longest sequence, in tokens; default: what fits, up to 8192"
     )
     kv_type: Literal["bf16", "int8", "f32"] = Field("bf16", description="number type of the KV cache")
-    format: Literal["auto", "bf16", "int8", "q4"] = Field(
+    format: Literal["auto", "bf16", "int8", "q4", "q8"] = Field(
         "auto", description="weight format in memory; auto keeps what the file has"
     )
+    device: str = Field("cpu", description="cpu, or a torch device such as cuda")
 
 
 class ServeSettings(ModelSettings):
