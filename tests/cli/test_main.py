@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from cli_program import PROGRAM, environment
 
 from trimtab.cli.main import VERBS
 
@@ -122,8 +123,6 @@ def test_settings_come_from_the_environment(cli: Any) -> None:
 
 
 def test_a_reader_that_leaves_is_no_error(tmp_path: Path) -> None:
-    from conftest import PROGRAM, environment
-
     command = [sys.executable, "-c", PROGRAM, "papers", "--json"]
     reader, writer = os.pipe()
     os.close(reader)
@@ -137,8 +136,6 @@ def test_a_reader_that_leaves_is_no_error(tmp_path: Path) -> None:
 
 
 def test_ctrl_c_ends_with_130(tmp_path: Path) -> None:
-    from conftest import PROGRAM, environment
-
     command = [sys.executable, "-c", PROGRAM, "run", "-p", "hello", "--max-tokens", "400"]
     with subprocess.Popen(
         command,

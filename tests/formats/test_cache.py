@@ -86,6 +86,7 @@ def test_a_damaged_file_is_noticed_and_replaced(tiny: cache.KnownModel) -> None:
     assert cache.resolve("tiny") == path  # the same size: only the hash tells
     with pytest.raises(BadFile, match="sha256"):
         cache.verify("tiny")
+    assert cache.pull("tiny").read_bytes() == MODEL  # an explicit pull checks the hash and repairs
     path.write_bytes(MODEL[:100])
     assert cache.installed()[0].state == "damaged"
     for check in (cache.resolve, cache.verify):

@@ -321,6 +321,12 @@ def test_tokens_that_only_the_settings_list_are_added(tmp_path: Path) -> None:
         load_tokenizer(source)
 
 
+PANICS = {
+    "normalizer": {"type": "Precompiled", "precompiled_charsmap": "AAAA"},
+    "model": {"type": "BPE", "vocab": {}, "merges": []},
+}
+
+
 @pytest.mark.parametrize(
     ("files", "words"),
     [
@@ -328,6 +334,8 @@ def test_tokens_that_only_the_settings_list_are_added(tmp_path: Path) -> None:
         ({"tokenizer.json": "{"}, "not a readable tokenizer"),
         ({"tokenizer.json": '{"model": {"type": "BPE"}}'}, "not a readable tokenizer"),
         ({"tokenizer.json": "\x00\x01"}, "not a readable tokenizer"),
+        # The library panics over this one.
+        ({"tokenizer.json": json.dumps(PANICS)}, "not a readable tokenizer"),
         ({"tokenizer_config.json": "[1]"}, "not a JSON object"),
         ({"tokenizer_config.json": "[" * 100_000}, "not readable JSON"),
         ({"tokenizer.model": "nonsense"}, "tokenizer.model"),

@@ -114,7 +114,7 @@ def path_of(model: KnownModel) -> Path:
 
 
 def pull(name: str, progress: Progress | None = None) -> Path:
-    """Fetch a model into the cache, unless it is there already.
+    """Fetch a model into the cache, unless it is there already with the right hash.
 
     Parameters
     ----------
@@ -134,7 +134,7 @@ def pull(name: str, progress: Progress | None = None) -> Path:
 
             return fetch_hub(name, local_only=False)
         raise _unknown(name)
-    return _fetched(model, progress)
+    return _fetched(model, progress or _silent, by_hash=True)
 
 
 def verify(name: str, progress: Progress | None = None) -> Path:
@@ -150,15 +150,7 @@ def verify(name: str, progress: Progress | None = None) -> Path:
     if model is None or path is None or _size(path) is None:
         raise UnknownName(f"no model `{name}` in the cache", hint="`trimtab models` lists what is there")
     _check_size(model, path)
-    digest, done = hashlib.sha256(), 0
-    with path.open("rb") as file:
-        while block := file.read(CHUNK_BYTES):
-            digest.update(block)
-            done += len(block)
-            (progress or _silent)("verify", done, model.size_bytes)
-    if digest.hexdigest() != model.sha256:
-        problem = f"sha256 is {digest.hexdigest()}; it must be {model.sha256}"
-        raise BadFile(path, problem, hint=_again(model))
+    _check_hash(model, path, progress or _silent)
     return path
 
 
@@ -207,7 +199,7 @@ def resolve(model: str | os.PathLike[str], *, pull: bool = False, progress: Prog
     if named is not None:
         held = path_of(named)
         if pull:
-            return _fetched(named, progress)
+            return _fetched(named, progress or _silent, by_hash=False)
         if _size(held) is None:
             raise UnknownName(
                 f"model `{named.name}` is not in the cache", hint=f"run `trimtab pull {named.name}`"
@@ -221,12 +213,23 @@ def resolve(model: str | os.PathLike[str], *, pull: bool = False, progress: Prog
     raise _unknown(name)
 
 
-def _fetched(model: KnownModel, progress: Progress | None) -> Path:
+def _fetched(model: KnownModel, progress: Progress, *, by_hash: bool) -> Path:
+    """The model's place, with the model in it."""
     path = path_of(model)
-    if _size(path) != model.size_bytes:
+
+    def ready() -> bool:
+        try:
+            _check_size(model, path)
+            if by_hash:
+                _check_hash(model, path, progress)
+        except (BadFile, OSError):  # another process may be removing it
+            return False
+        return True
+
+    if not ready():
         from trimtab.formats.pull import fetch
 
-        fetch(model, path, progress or _silent)
+        fetch(model, path, progress, ready)
     return path
 
 
@@ -254,7 +257,19 @@ def _unknown(name: str) -> UnknownName:
 def _check_size(model: KnownModel, path: Path) -> None:
     size = _size(path)
     if size != model.size_bytes:
-        raise BadFile(path, f"has {size:,} bytes; it must have {model.size_bytes:,}", hint=_again(model))
+        raise BadFile(path, f"has {size or 0:,} bytes; it must have {model.size_bytes:,}", hint=_again(model))
+
+
+def _check_hash(model: KnownModel, path: Path, progress: Progress) -> None:
+    digest, done = hashlib.sha256(), 0
+    with path.open("rb") as file:
+        while block := file.read(CHUNK_BYTES):
+            digest.update(block)
+            done += len(block)
+            progress("verify", done, model.size_bytes)
+    if digest.hexdigest() != model.sha256:
+        problem = f"sha256 is {digest.hexdigest()}; it must be {model.sha256}"
+        raise BadFile(path, problem, hint=_again(model))
 
 
 def _size(path: Path) -> int | None:
@@ -265,7 +280,7 @@ def _size(path: Path) -> int | None:
 
 
 def _again(model: KnownModel) -> str:
-    return f"run `trimtab models --remove {model.name}` and `trimtab pull {model.name}`"
+    return f"run `trimtab pull {model.name}`, which fetches it again"
 
 
 def _silent(stage: str, done: int, total: int) -> None:

@@ -19,7 +19,7 @@ import tempfile
 import time
 import zipfile
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import IO, TYPE_CHECKING
 
@@ -36,13 +36,17 @@ SCRATCH = ".pull-"
 WRONG_HASH = "DO NOT MATCH THE HASHES"
 
 
-def fetch(model: KnownModel, path: Path, progress: Progress) -> None:
-    """Download a known model and put it at its place; waits while another process does the same."""
+def fetch(model: KnownModel, path: Path, progress: Progress, ready: Callable[[], bool]) -> None:
+    """Download a known model and put it at its place; waits while another process does the same.
+
+    Parameters
+    ----------
+    ready : whether the model is there by now, asked once nobody else is at work
+    """
     folder = path.parent
     with locked(folder, progress):
-        with contextlib.suppress(OSError):
-            if path.stat().st_size == model.size_bytes:
-                return  # the process we waited for was pulling the same model
+        if ready():
+            return
         for left_over in folder.glob(f"{SCRATCH}*"):
             shutil.rmtree(left_over, ignore_errors=True)
         _check_space(model, folder)

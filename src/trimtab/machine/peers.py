@@ -75,7 +75,7 @@ PEERS = {
         Peer(
             "onnx", "ONNX Runtime GenAI",
             (("onnxruntime-genai==0.18.0", "onnxruntime"), _TORCH,
-             ("onnx", "onnx_ir", "transformers", "gguf")),
+             ("onnx", "onnx_ir", "transformers")),
         ),
     )
 }  # fmt: skip

@@ -8,15 +8,16 @@ and the whole sequence give the same text. Nothing here knows which ids the mode
 from __future__ import annotations
 
 import codecs
+import contextlib
 import threading
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tokenizers import Tokenizer as Core
 
-from trimtab.errors import UsageError
+from trimtab.errors import BadFile, TrimtabError, UsageError
 
 if TYPE_CHECKING:
     from trimtab.formats.source import TensorSource
@@ -57,6 +58,20 @@ class Vocabulary:
     templates: Mapping[str, str] = field(default_factory=dict)
 
 
+@contextlib.contextmanager
+def library_errors(path: Path, problem: str) -> Iterator[None]:
+    """Turn whatever the library raises over a bad vocabulary into an error that names the file.
+
+    Its errors have no type of their own, and its panics are not even an `Exception`.
+    """
+    try:
+        yield
+    except (TrimtabError, KeyboardInterrupt, SystemExit, MemoryError):
+        raise
+    except BaseException as error:
+        raise BadFile(path, f"{problem}: {str(error)[:200]}") from error
+
+
 class Tokenizer:
     """One model's tokenizer and chat template; safe to use from several threads."""
 
@@ -88,14 +103,15 @@ class Tokenizer:
         ------
         UsageError : the text holds a lone surrogate, which no encoding of text can carry
         """
-        try:
-            ids: list[int] = self._core.encode(text, add_special_tokens=add_special).ids
-            if not parse_special:
-                bare = self._core.encode(text, add_special_tokens=False).ids if add_special else ids
-                if not self._vocabulary.hidden.isdisjoint(bare):
-                    ids = self._without_control().encode(text, add_special_tokens=add_special).ids
-        except (TypeError, UnicodeEncodeError) as error:
-            raise UsageError(f"text is not valid Unicode: {error}") from error
+        core = self._core
+        with library_errors(self._vocabulary.path, "its tokenizer cannot encode a text"):
+            try:
+                if not parse_special:
+                    bare = core.encode(text, add_special_tokens=False).ids
+                    core = core if self._vocabulary.hidden.isdisjoint(bare) else self._without_control()
+                ids: list[int] = core.encode(text, add_special_tokens=add_special).ids
+            except (TypeError, UnicodeEncodeError) as error:
+                raise UsageError(f"text is not valid Unicode: {error}") from error
         return ids
 
     def encode_chat(self, messages: Sequence[Mapping[str, Any]], **options: Any) -> list[int]:

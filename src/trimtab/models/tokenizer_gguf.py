@@ -16,11 +16,11 @@ from tokenizers import AddedToken, decoders, processors
 from tokenizers import Tokenizer as Core
 from tokenizers.models import BPE
 
-from trimtab.errors import BadFile, TrimtabError, Unsupported
+from trimtab.errors import BadFile, Unsupported
 from trimtab.models.fields import MOST, Fields, is_list
 from trimtab.models.pretokenizers import pre_tokenizer, splitting
 from trimtab.models.token_bytes import byte_level, sentencepiece
-from trimtab.models.tokenizer import END_NAMES, Vocabulary
+from trimtab.models.tokenizer import END_NAMES, Vocabulary, library_errors
 from trimtab.models.tokenizer_spm import CONTROL, NORMAL, UNKNOWN, USER_DEFINED, scored_core
 
 if TYPE_CHECKING:
@@ -44,15 +44,11 @@ def read_gguf(source: TensorSource) -> Vocabulary:
         )
     tokens = _tokens(fields)
     kinds = _kinds(fields, len(tokens))
-    try:
+    with library_errors(source.path, "tokenizer cannot be built"):
         vocab = _vocab(tokens, source.path)
         core, add_bos = (
             _byte_level(fields, vocab) if model == "gpt2" else _scored(fields, tokens, vocab, kinds)
         )
-    except TrimtabError:
-        raise
-    except Exception as error:  # the library has no error type of its own
-        raise BadFile(source.path, f"tokenizer cannot be built: {error}") from error
 
     # End tokens count as control tokens whatever the file calls them: some converters forget.
     hidden = {i for i, kind in enumerate(kinds) if kind in (CONTROL, UNKNOWN)}

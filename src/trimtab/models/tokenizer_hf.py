@@ -16,7 +16,7 @@ from tokenizers import Tokenizer as Core
 
 from trimtab.errors import BadFile, Unsupported
 from trimtab.models.token_bytes import byte_level, sentencepiece
-from trimtab.models.tokenizer import END_NAMES, Vocabulary
+from trimtab.models.tokenizer import END_NAMES, Vocabulary, library_errors
 
 MOST_BYTES = 256 << 20  # tokenizer.json of the largest vocabularies is about 35 MB
 MOST_SETTINGS_BYTES = 16 << 20
@@ -38,9 +38,10 @@ def read_folder(folder: Path) -> Vocabulary:
         core = load_spm(folder / "tokenizer.model", settings)
     else:
         raise BadFile(folder, "no tokenizer.json and no tokenizer.model")
-    core.no_truncation()
-    core.no_padding()
-    _add_missing(core, settings, folder)
+    with library_errors(path, "not a sound tokenizer"):
+        core.no_truncation()
+        core.no_padding()
+        _add_missing(core, settings, folder)
 
     added = core.get_added_tokens_decoder()
     hidden = {i for i, token in added.items() if token.special}
@@ -70,10 +71,8 @@ def read_folder(folder: Path) -> Vocabulary:
 def _load(path: Path) -> Core:
     if path.stat().st_size > MOST_BYTES:
         raise BadFile(path, f"larger than {MOST_BYTES >> 20} MiB, which no tokenizer is")
-    try:
+    with library_errors(path, "not a readable tokenizer"):
         return Core.from_file(str(path))
-    except Exception as error:  # the library has no error type of its own
-        raise BadFile(path, f"not a readable tokenizer: {error}") from error
 
 
 def _json(path: Path) -> dict[str, Any]:

@@ -16,6 +16,7 @@ from tokenizers.models import BPE
 
 from trimtab.errors import BadFile, Unsupported
 from trimtab.models.token_bytes import SPACE_MARK
+from trimtab.models.tokenizer import library_errors
 
 NORMAL, UNKNOWN, CONTROL, USER_DEFINED = 1, 2, 3, 4  # token kinds; sentencepiece and GGUF number them alike
 LONGEST_TOKEN = 4_096  # characters; bounds the work of finding merges
@@ -102,7 +103,8 @@ def load_spm(path: Path, settings: Mapping[str, Any]) -> Core:
         raise BadFile(path, "its vocabulary is empty or names a token twice")
     scores = [piece.score for piece in model.pieces]
     prefix = bool(settings.get("add_prefix_space", model.normalizer_spec.add_dummy_prefix))
-    core = scored_core(tokens, scores, kinds, vocab, space_prefix=prefix)
+    with library_errors(path, "tokenizer cannot be built"):
+        core = scored_core(tokens, scores, kinds, vocab, space_prefix=prefix)
     added = [
         (t, kind) for t, kind in zip(tokens, kinds, strict=True) if kind in (UNKNOWN, CONTROL, USER_DEFINED)
     ]
