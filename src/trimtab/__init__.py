@@ -11,7 +11,11 @@ if TYPE_CHECKING:
     from trimtab.engine.llm import LLM, AsyncLLM
     from trimtab.engine.sampling import SamplingParams
 
-_HOME = {"LLM": "trimtab.engine.llm", "AsyncLLM": "trimtab.engine.llm", "SamplingParams": "trimtab.engine.sampling"}
+_HOME = {
+    "LLM": "trimtab.engine.llm",
+    "AsyncLLM": "trimtab.engine.llm",
+    "SamplingParams": "trimtab.engine.sampling",
+}
 
 
 def __getattr__(name: str) -> Any:

@@ -140,6 +140,7 @@ class SafetensorsCases:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
+        self.written: dict[str, bytes | None] = {}
         self.weights = small_safetensors()
         self.data = self.weights[8 + int.from_bytes(self.weights[:8], "little") :]
         self.index = {"weight_map": dict.fromkeys(SMALL_TENSORS, "model.safetensors")}
@@ -164,12 +165,20 @@ class SafetensorsCases:
             config = damage(random_, bytearray(config, "ascii"), [(i, 1) for i in range(80)]).decode(
                 "latin-1"
             )
-        (self.folder / "model.safetensors").write_bytes(weights)
-        (self.folder / "config.json").write_bytes(config.encode("latin-1"))
-        (self.folder / "model.safetensors.index.json").unlink(missing_ok=True)
-        if case % 2 or kind == 5:
-            (self.folder / "model.safetensors.index.json").write_text(index)
+        self._put("model.safetensors", weights)
+        self._put("config.json", config.encode("latin-1"))
+        self._put("model.safetensors.index.json", index.encode() if case // 100 % 2 or kind == 5 else None)
         return self.folder
+
+    def _put(self, name: str, content: bytes | None) -> None:
+        """Write or remove one file, unless it is so already."""
+        if name in self.written and content == self.written[name]:
+            return
+        self.written[name] = content
+        if content is None:
+            (self.folder / name).unlink(missing_ok=True)
+        else:
+            (self.folder / name).write_bytes(content)
 
 
 def use(path: Path) -> str:

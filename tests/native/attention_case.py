@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from packed import Doubles, Floats, as_bf16, matrix_of, unpacked
 
@@ -168,5 +167,3 @@ def stored(x: Doubles, kv_type: str) -> Doubles:
 def scattered(count: int, seed: int = 0, among: int = 64) -> list[int]:
     """Pages in no order."""
     return [int(page) for page in np.random.default_rng(seed).permutation(among)[:count]]
-
-

@@ -20,6 +20,8 @@ FormKey = tuple[str, int, int]
 """Activation form: kind, group, zero point (see native/layout.h)."""
 
 PLAIN: FormKey = ("plain", 32, 0)
+
+
 @dataclass(slots=True, eq=False)
 class _Value:
     """One result: its width, and in which forms its readers want it."""

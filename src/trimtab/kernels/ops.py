@@ -124,8 +124,6 @@ class Ops(Protocol):
         """`x + y`."""
         ...
 
-    def head(
-        self, x: Value, norm: Vector, eps: float, matrix: Matrix, *, softcap: float = 0.0
-    ) -> Value:
+    def head(self, x: Value, norm: Vector, eps: float, matrix: Matrix, *, softcap: float = 0.0) -> Value:
         """Final norm and vocabulary projection of the rows the batch wants logits of -> (wanted, vocab)."""
         ...

@@ -150,7 +150,9 @@ def _rope(source: TensorSource, fields: Fields, head_dim: int, names: frozenset[
         }
         usual = Rope(**settings, kind="yarn").frequencies(context)[1] if factor > 0 else 1.0
         return Rope(**settings, kind="yarn", attention_factor=usual * scale)
-    raise Unsupported(f"rope scaling {kind!r} in {source.path} is not supported; known: none, linear, yarn")
+    raise Unsupported(
+        f"rope scaling {kind[:60]!r} in {source.path} is not supported; known: none, linear, yarn"
+    )
 
 
 def _factors(source: TensorSource, name: str) -> tuple[float, ...]:

@@ -77,7 +77,7 @@ def read_hf(source: TensorSource) -> ModelConfig:
     gemma = architecture in ("gemma2", "gemma3")
     activation = fields.text("hidden_activation", "gelu_new") if gemma else fields.text("hidden_act", "silu")
     if activation not in ACTIVATIONS:
-        raise Unsupported(f"activation {activation!r} in {source.path} is not supported")
+        raise Unsupported(f"activation {activation[:60]!r} in {source.path} is not supported")
     if gemma and fields.flag("use_bidirectional_attention", False):
         raise Unsupported(f"{source.path} attends in both directions; only decoders are supported")
     score_width = fields.positive("query_pre_attn_scalar", 256) if gemma else head_dim
@@ -211,4 +211,4 @@ def _scaled(fields: Fields, settings: Fields, kind: str, theta: float, dim: int)
             mscale_all_dim=settings.number("mscale_all_dim", 0.0),
             truncate=settings.flag("truncate", True),
         )
-    raise Unsupported(f"rope scaling {kind!r} in {fields.path} is not supported")
+    raise Unsupported(f"rope scaling {kind[:60]!r} in {fields.path} is not supported")

@@ -97,7 +97,9 @@ def splitting(name: str) -> Splitting:
     Unsupported : no such name is known
     """
     if name not in SPLITTINGS:
-        raise Unsupported(f"pre-tokenizer {name!r} is not supported", hint=f"known: {', '.join(SPLITTINGS)}")
+        raise Unsupported(
+            f"pre-tokenizer {name[:60]!r} is not supported", hint=f"known: {', '.join(SPLITTINGS)}"
+        )
     return SPLITTINGS[name]
 
 

@@ -40,7 +40,7 @@ def read_gguf(source: TensorSource) -> Vocabulary:
     model = fields.text("model")
     if model not in ("gpt2", "llama"):
         raise Unsupported(
-            f"tokenizer kind {model!r} in {source.path} is not supported", hint="known: gpt2, llama"
+            f"tokenizer kind {model[:60]!r} in {source.path} is not supported", hint="known: gpt2, llama"
         )
     tokens = _tokens(fields)
     kinds = _kinds(fields, len(tokens))
