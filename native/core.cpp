@@ -191,7 +191,7 @@ void bind_core(nb::module_& m) {
     end.gated = matrix.gated();
     end.out = out.data();
     end.ld = int64_t(out.shape(1));
-    const Multiply m{f, matrix.data(), matrix.stride(), matrix.inputs(), packed, scratch.data(), block_bytes, rows, block_rows, end};
+    const Multiply m{f, matrix.data(), matrix.stride(), matrix.tiles(), matrix.inputs(), packed, scratch.data(), block_bytes, rows, block_rows, end};
     const int64_t units = end.gated ? (matrix.tiles() + 3) / 4 : matrix.tiles();
     nb::gil_scoped_release release;
     pool.run([&](int thread) {

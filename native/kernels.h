@@ -21,6 +21,7 @@ struct Multiply {
   Format format;
   const uint8_t* weights;
   int64_t tile_stride;  // bytes of a row tile
+  int64_t tiles;        // row tiles of the whole matrix
   int64_t inputs;
   Form form;            // of the activations
   const uint8_t* x;     // packed activations

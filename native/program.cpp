@@ -150,7 +150,7 @@ void Program::operate(const PackOp& op, const Step& s, int thread) {
 }
 
 void Program::multiply(int thread, const Matrix& w, const Place& in, int rows, int block_rows, const Epilogue& end) {
-  const Multiply m{w.format(), w.data(), w.stride(), w.inputs(), in.form, at<uint8_t>(in),
+  const Multiply m{w.format(), w.data(), w.stride(), w.tiles(), w.inputs(), in.form, at<uint8_t>(in),
                    in.form.block_bytes(in.width, block_rows), rows, block_rows, end};
   const int64_t units = end.gated ? (w.tiles() + 3) / 4 : w.tiles();
   // Coarse enough to stream when a tile is all memory time, a tile at a time when it is all arithmetic: the

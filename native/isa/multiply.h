@@ -215,14 +215,14 @@ inline void plain_block(const Multiply& m, int block, int64_t begin, int64_t end
 
 // Units of 32 outputs: gate and up tiles alternate, so a unit is four tiles in a row (two at a ragged end).
 template <class W, int R>
-inline void gated_block(const Multiply& m, int block, int64_t begin, int64_t end, int64_t tiles) {
+inline void gated_block(const Multiply& m, int block, int64_t begin, int64_t end) {
   const Epilogue& e = m.end;
   const uint8_t* x = m.x + block * m.block_stride;
   for (int64_t unit = begin; unit < end; ++unit) {
     alignas(64) float out[R][kGroup];
     for (int pair = 0; pair < 2; ++pair) {
       const int64_t tile = unit * 4 + pair * 2;
-      if (tile >= tiles) {
+      if (tile >= m.tiles) {
         for (int r = 0; r < R; ++r) store(out[r] + 16, zero_f());
         break;
       }
@@ -244,7 +244,7 @@ inline void gated_block(const Multiply& m, int block, int64_t begin, int64_t end
       } else {
         float* to = e.out + (block * R + r) * e.ld + unit * kGroup;
         store(to, load(out[r]));
-        if (unit * kGroup + 16 < e.ld) store(to + 16, load(out[r] + 16));
+        store(to + 16, load(out[r] + 16));
       }
     }
   }
@@ -260,7 +260,7 @@ void run_rows(const Multiply& m, int64_t begin, int64_t end) {
     const int64_t until = at + strip < end ? at + strip : end;
     for (int block = 0; block < blocks; ++block) {
       if (m.end.gated)
-        gated_block<W, R>(m, block, at, until, m.end.ld / kTileRows * 2);
+        gated_block<W, R>(m, block, at, until);
       else
         plain_block<W, R>(m, block, at, until);
     }

@@ -137,9 +137,9 @@ def exact(case: Attention, table: Any, tokens: Sequence[int]) -> tuple[Doubles, 
     weights /= weights.sum(-1, keepdims=True)
     out = np.einsum("hrc,chd->rhd", weights, v)
     # A score errs by a rounding a product, plus those of rotation, norm and softcap; its weight by as much
-    # again relatively, and the sum of weights likewise. bfloat16 rounds each weight by 2**-9 of itself.
+    # again relatively, and the sum of weights likewise. bfloat16 rounds each weight by 2**-8 of itself.
     off = np.where(seen, sizes, 0).max(-1) * (dim + 16) * 2.0**-24 + case.softcap * 2.0**-21
-    relative = 2 * off + 2.0**-20 + len(tokens) * 2.0**-24 + (2.0**-9 if case.kv_type == "bf16" else 0)
+    relative = 2 * off + 2.0**-20 + len(tokens) * 2.0**-24 + (2.0**-8 if case.kv_type == "bf16" else 0)
     spread = np.einsum("hrc,chd->rhd", weights, np.abs(v))
     bound = spread * relative.T[:, :, None]
     return out.reshape(len(tokens), -1), bound.reshape(len(tokens), -1)

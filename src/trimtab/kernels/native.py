@@ -1,9 +1,9 @@
 """The recording backend: a model's Python function becomes a native program.
 
-`NativeOps` notes every operation with the values it reads. `compile` then decides in which form each value is
-stored (a multiply wants its activations packed, a norm wants plain rows), where in one scratch arena it lies
-(a value's place is free again after its last reader), and hands the list to the native module. It runs once at
-start; a step never enters Python. Nothing here imports torch.
+`NativeOps` notes every operation with the values it reads. `compile_program` then decides in which form each
+value is stored (a multiply wants its activations packed, a norm wants plain rows), where in one scratch arena
+it lies (a value's place is free again after its last reader), and hands the list to the native module. It runs
+once at start; a step never enters Python. Nothing here imports torch.
 """
 
 from __future__ import annotations

@@ -58,7 +58,7 @@ class Maker(Protocol):
         ...
 
     def vector(self, *parts: Rows, offset: float = 0.0) -> Vector:
-        """Concatenate one-dimensional tensors into float32 and add `offset` (Gemma stores norm weights less 1)."""
+        """Concatenate one-dimensional tensors as float32, plus `offset` (Gemma stores norm weights less 1)."""
         ...
 
 
@@ -80,7 +80,7 @@ class Ops(Protocol):
         ...
 
     def gated(self, x: Value, matrix: Matrix, activation: str) -> Value:
-        """`act(x @ gate.T) * (x @ up.T)` for a matrix made with `gated=True`; act is `silu` or `gelu_tanh`."""
+        """`act(x @ gate.T) * (x @ up.T)` of a matrix made with `gated=True`; act is `silu` or `gelu_tanh`."""
         ...
 
     def rope_store(
@@ -96,7 +96,7 @@ class Ops(Protocol):
         k_norm: Vector | None = None,
         eps: float = 0.0,
     ) -> Value:
-        """(rows, (heads + 2 kv_heads) head_dim) -> rotated queries; keys and values go into the layer's pages.
+        """(rows, (heads + 2 kv_heads) head_dim) -> rotated queries; keys and values go into the pages.
 
         With `q_norm` and `k_norm` every head is RMS-normed before the rotation (Qwen3, Gemma 3).
         """

@@ -65,7 +65,8 @@ def quantize_rows(x: Tensor, group: int = 0) -> tuple[Tensor, Tensor]:
     """
     groups = x.float().unflatten(-1, (-1, group or x.shape[-1]))  # (rows, groups, group)
     top = groups.abs().amax(dim=-1, keepdim=True)
-    inverse = torch.where(top > 0, 127.0 / top, 0.0)
+    # A number divided by a tensor would be a reciprocal and a product: two roundings, and other ties.
+    inverse = torch.where(top > 0, top.new_tensor(127.0) / top, 0.0)
     q = (groups * inverse).round().clamp(-127, 127).to(torch.int8)
     return q.flatten(-2), (top / 127.0).squeeze(-1)
 
