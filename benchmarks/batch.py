@@ -70,7 +70,13 @@ def _ask(task: roster.Task, count: int, tokens: int) -> Ask:
     def arguments(number: int) -> dict[str, Any]:
         return {"prompts": task.windows(number, count, PROMPT), "tokens": tokens}
 
-    return Ask(f"batch {count}", "batch", arguments, lambda answer: answer["tokens"] / answer["seconds"])
+    return Ask(
+        f"batch {count}",
+        "batch",
+        arguments,
+        lambda answer: answer["tokens"] / answer["seconds"],
+        {"tokens": min(tokens, 16)},
+    )
 
 
 def _least_seconds(work: record.Work, limits: Limits, count: int, tokens: int) -> float:

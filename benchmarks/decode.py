@@ -73,7 +73,9 @@ def _ask(task: roster.Task, label: str, tokens: int) -> Ask:
     def arguments(number: int) -> dict[str, Any]:
         return {"prompt": task.windows(number, 1, PROMPTS[label])[0], "tokens": tokens}
 
-    return Ask(label, "decode", arguments, lambda answer: answer["tokens"] / answer["seconds"])
+    return Ask(
+        label, "decode", arguments, lambda answer: answer["tokens"] / answer["seconds"], {"tokens": 32}
+    )
 
 
 def _labelled(label: str, rows: list[Any]) -> list[Any]:

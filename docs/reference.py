@@ -89,8 +89,14 @@ def _command(path: str, command: Any) -> str:
         names = ", ".join(f"`{name}`" for name in option.opts + option.secondary_opts)
         shown = (option.metavar or option.name.upper()) if option.param_type_name == "argument" else names
         default = option.default
-        said = default not in (None, False, (), "") and not callable(default)
-        rows.append((shown, getattr(option, "help", None) or "", f"`{default}`" if said else ""))
+        said = default is not None and default is not False and default not in ((), "")
+        rows.append(
+            (
+                shown,
+                getattr(option, "help", None) or "",
+                f"`{default}`" if said and not callable(default) else "",
+            )
+        )
     if rows:
         text += "\n" + table(("argument or option", "meaning", "default"), rows)
     for name, child in sorted(getattr(command, "commands", {}).items()):

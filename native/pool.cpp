@@ -14,6 +14,9 @@ namespace {
 
 // About 60 microseconds: longer than the waits of a healthy step, far below a scheduler's slice.
 constexpr int kSpins = 3000;
+// Between steps the caller prepares the next batch in a few hundred microseconds; falling asleep in that gap
+// would cost a wake-up every step.
+constexpr int kStartSpins = 20000;
 
 void relax() {
 #if defined(__x86_64__)
@@ -50,8 +53,8 @@ Pool::~Pool() {
   for (std::thread& worker : workers_) worker.join();
 }
 
-void Pool::wait_while(std::atomic<uint32_t>& word, uint32_t value, std::atomic<int>& sleepers) {
-  for (int i = 0; i < kSpins; ++i) {
+void Pool::wait_while(std::atomic<uint32_t>& word, uint32_t value, std::atomic<int>& sleepers, int spins) {
+  for (int i = 0; i < spins; ++i) {
     if (word.load(std::memory_order_acquire) != value) return;
     relax();
   }
@@ -69,7 +72,7 @@ void Pool::work(int thread) {
   if (!cpus_.empty()) pin(cpus_[thread]);
   uint32_t seen = 0;
   for (;;) {
-    wait_while(start_, seen, start_sleepers_);
+    wait_while(start_, seen, start_sleepers_, kStartSpins);
     ++seen;
     if (stopping_) return;
     (*job_)(thread);
@@ -92,7 +95,7 @@ void Pool::barrier(int) {
     for (int i = 0; i < threads_; ++i) taken_[i].value.store(0, std::memory_order_relaxed);
     wake(generation_, barrier_sleepers_);
   } else {
-    wait_while(generation_, generation, barrier_sleepers_);
+    wait_while(generation_, generation, barrier_sleepers_, kSpins);
   }
 }
 

@@ -50,7 +50,7 @@ class Pool {
   struct alignas(64) Counter { std::atomic<int64_t> value{0}; };
 
   void work(int thread);
-  static void wait_while(std::atomic<uint32_t>& word, uint32_t value, std::atomic<int>& sleepers);
+  static void wait_while(std::atomic<uint32_t>& word, uint32_t value, std::atomic<int>& sleepers, int spins);
   static void wake(std::atomic<uint32_t>& word, std::atomic<int>& sleepers);
 
   const int threads_;

@@ -28,7 +28,9 @@ def test_one_version() -> None:
 def test_every_make_target_is_explained() -> None:
     targets = re.search(r"^\.PHONY: (.*)$", MAKEFILE, re.MULTILINE)
     assert targets is not None
-    assert [line.split()[0] for line in run("make", "help").stdout.splitlines()] == sorted(targets[1].split())
+    assert [
+        line.split()[0] for line in run("make", "--no-print-directory", "help").stdout.splitlines()
+    ] == sorted(targets[1].split())
 
 
 def test_ci_runs_the_test_command_of_the_readme() -> None:

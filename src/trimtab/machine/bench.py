@@ -33,7 +33,7 @@ class BenchOptions(BaseModel):
 
     model: str = Field("smollm2", description="GGUF file or pulled name that everyone runs")
     quick: bool = Field(False, description="one short round against llama.cpp only: does it work at all?")
-    repeats: int = Field(7, ge=1, le=99, description="rounds; in each, every contender runs once")
+    repeats: int = Field(5, ge=1, le=99, description="rounds; in each, every contender runs once")
     threads: int | None = Field(None, ge=1, le=1024, description="of everyone; default: all processors")
     only: str = Field("", description="peers to compare with, by comma; default: all that are ready")
     text: Path | None = Field(None, description="text for prompts and perplexity; default: the bundled one")

@@ -2,6 +2,7 @@
 
 A shared machine has fast and slow minutes. So every contender runs once a round, in an order that shifts from
 round to round, and ratios are taken inside a round. The ceilings are measured at the start of each round.
+Contenders far behind the fastest run in the first round only: more of their time would tell nothing more.
 """
 
 from __future__ import annotations
@@ -17,6 +18,9 @@ from trimtab.machine.probe import Limits
 from trimtab.machine.worker import Worker, WorkerFailed
 
 Answer = dict[str, Any]
+
+FAR_BEHIND = 0.5
+"""A contender that has never reached this share of the fastest rival's best leaves after the first round."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,17 +50,22 @@ class Ask:
     op : operation of the worker
     arguments : of round number r; the same for all contenders of the round, and new in every round
     value : what an answer is worth; more is better
+    trial : arguments that make the runs shorter in which choices are tried
     """
 
     label: str
     op: str
     arguments: Callable[[int], Mapping[str, Any]]
     value: Callable[[Answer], float]
+    trial: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(slots=True)
 class Race:
-    """The outcome of one Ask: per contender a value each round, beside the ceilings of the round."""
+    """The outcome of one Ask: per contender a value each round, beside the ceilings of the round.
+
+    The lists of those who left early are shorter; all of them begin with the first round.
+    """
 
     label: str
     values: dict[str, list[float]]
@@ -69,18 +78,18 @@ class Race:
         return statistics.median(self.values[name])
 
     def fastest(self, besides: str) -> str | None:
-        """The contender with the highest median, other than the one named."""
-        others = [name for name in self.values if name != besides]
+        """The contender with the highest median, other than those whose names begin with `besides`."""
+        others = [name for name in self.values if not name.startswith(besides)]
         return max(others, key=self.median, default=None)
 
     def ratio(self, name: str, other: str) -> float:
         """Median over the rounds of how many times `other` fits into `name`."""
-        pairs = zip(self.values[name], self.values[other], strict=True)
+        pairs = zip(self.values[name], self.values[other], strict=False)
         return statistics.median(mine / theirs for mine, theirs in pairs)
 
     def limit_fraction(self, name: str, most: Callable[[Limits, Answer], float]) -> float:
         """Median share of the ceiling; `most` is what the ceilings allow for an answer."""
-        rows = zip(self.values[name], self.limits, self.answers[name], strict=True)
+        rows = zip(self.values[name], self.limits, self.answers[name], strict=False)
         return statistics.median(value / most(limits, answer) for value, limits, answer in rows)
 
     def samples(self) -> dict[str, Any]:
@@ -100,12 +109,14 @@ class Contest:
     limits : measures the ceilings
     patience_seconds : longest wait for a quiet machine before each round
     say : tells a person what goes on
+    keep : beginning of the names that run in every round, and are nobody's rival
     """
 
     def __init__(
         self, contenders: Sequence[Contender], *, limits: Callable[[], Limits], patience_seconds: float,
-        say: Callable[[str], None],
+        say: Callable[[str], None], keep: str = "trimtab",
     ) -> None:  # fmt: skip
+        self._keep = keep
         self._limits, self._patience_seconds, self._say = limits, patience_seconds, say
         self.contenders = {contender.name: contender for contender in contenders}
         self.workers: dict[str, Worker] = {}
@@ -134,14 +145,14 @@ class Contest:
         ------
         UsageError : no contender is left
         """
-        settings = self._settle(ask, [name for name in self.workers if only is None or name in only])
+        settings, best = self._settle(ask, [name for name in self.workers if only is None or name in only])
         race = Race(ask.label, {n: [] for n in settings}, {n: [] for n in settings}, [], [], settings)
         for number in range(1, rounds + 1):
             arguments = ask.arguments(number)
             quiet.wait(self._patience_seconds)
             race.limits.append(self._limits())
             before = quiet.ticks()
-            names = list(race.values)
+            names = list(race.values) if number == 1 else self._in_the_running(race, best)
             turn = number % max(1, len(names))
             for name in names[turn:] + names[:turn]:
                 answer = self._try(name, ask.op, {**arguments, **settings[name]})
@@ -149,6 +160,7 @@ class Contest:
                     del race.values[name], race.answers[name]
                     continue
                 race.values[name].append(ask.value(answer))
+                best[name] = max(best[name], race.values[name][-1])
                 race.answers[name].append(answer)
                 self._say(f"{ask.label} {number}/{rounds}: {name} {race.values[name][-1]:.4g}")
             race.noise.append(quiet.between(before, quiet.ticks()))
@@ -157,10 +169,20 @@ class Contest:
             raise UsageError("no contender could run", reasons)
         return race
 
-    def _settle(self, ask: Ask, names: Sequence[str]) -> dict[str, Mapping[str, Any]]:
-        """Each contender's fastest choice; this run also warms it up, so a single choice runs too."""
-        arguments = ask.arguments(0)
+    def _in_the_running(self, race: Race, best: Mapping[str, float]) -> list[str]:
+        fastest = max((best[name] for name in race.values if not name.startswith(self._keep)), default=0.0)
+        return [
+            name for name in race.values
+            if name.startswith(self._keep) or best[name] >= FAR_BEHIND * fastest
+        ]  # fmt: skip
+
+    def _settle(
+        self, ask: Ask, names: Sequence[str]
+    ) -> tuple[dict[str, Mapping[str, Any]], dict[str, float]]:
+        """Each contender's fastest choice and its value; a single choice runs too, to warm up."""
+        arguments = {**ask.arguments(0), **ask.trial}
         settings: dict[str, Mapping[str, Any]] = {}
+        values: dict[str, float] = {}
         for name in names:
             best: Mapping[str, Any] | None = None
             fastest, problem = 0.0, WorkerFailed(f"{name} has no setting to run with")
@@ -178,9 +200,9 @@ class Contest:
             if best is None:
                 self._drop(name, problem)
             else:
-                settings[name] = best
+                settings[name], values[name] = best, fastest
                 self._say(f"{ask.label}: {name} {fastest:.4g} with {dict(best) or 'its only setting'}")
-        return settings
+        return settings, values
 
     def _try(self, name: str, op: str, arguments: Mapping[str, Any]) -> Answer | None:
         if name not in self.workers:

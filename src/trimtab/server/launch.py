@@ -61,6 +61,9 @@ def serve(
         loader.start()
     logging.basicConfig(level=settings.log_level.upper(), format="%(levelname)s %(name)s: %(message)s")
     server = DrainingServer(server_config(create_app(loading, settings.max_body_bytes), settings))
+    # The first chat would import the template engine; here it happens while weights are being packed.
+    import trimtab.models.chat  # noqa: F401
+
     loading.on_failure(server.stop)
     loading.on_success(lambda served: _settled(served, announce, listeners[0]))
     server.run(listeners)
