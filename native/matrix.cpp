@@ -78,18 +78,13 @@ Format natural_format(GgmlType type) {
   }
 }
 
-int64_t Matrix::tiles_for(int64_t rows, bool gated) {
-  // The kernels take a gated matrix 32 outputs (four tiles) at a time, so its last unit is whole.
-  return gated ? round_up(rows, kGroup) / kTileRows * 2 : round_up(rows, kTileRows) / kTileRows;
-}
-
 int64_t Matrix::bytes_for(Format f, int64_t rows, int64_t inputs, bool gated) {
-  return tiles_for(rows, gated) * f.tile_bytes(inputs);
+  return round_up(rows, kTileRows) / kTileRows * (gated ? 2 : 1) * f.tile_bytes(inputs);
 }
 
 Matrix::Matrix(Format format, int64_t rows, int64_t inputs, bool gated)
     : format_(format), rows_(rows), inputs_(inputs),
-      tiles_(tiles_for(rows, gated)),
+      tiles_(round_up(rows, kTileRows) / kTileRows * (gated ? 2 : 1)),
       stride_(format.tile_bytes(inputs)), gated_(gated),
       memory_(tiles_ * stride_, true) {}
 

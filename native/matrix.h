@@ -37,7 +37,6 @@ class Matrix {
   int64_t bytes() const { return memory_.bytes(); }
   const uint8_t* data() const { return memory_.data(); }
 
-  static int64_t tiles_for(int64_t rows, bool gated);
   static int64_t bytes_for(Format, int64_t rows, int64_t inputs, bool gated);
 
  private:

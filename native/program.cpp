@@ -50,7 +50,10 @@ void Program::check(const Step& s) const {
   for (int k = 0; k < s.spans; ++k) {
     need(s.span_start[k] < s.span_start[k + 1] && s.span_start[k + 1] <= s.rows, "spans must follow each other");
     const int64_t capacity = int64_t(s.page_start[k + 1] - s.page_start[k]) * kPageTokens;
-    for (int i = s.span_start[k]; i < s.span_start[k + 1]; ++i) need(s.positions[i] < capacity, "position outside its pages");
+    for (int i = s.span_start[k]; i < s.span_start[k + 1]; ++i) {
+      need(s.positions[i] < capacity, "position outside its pages");
+      need(i == s.span_start[k] || s.positions[i] == s.positions[i - 1] + 1, "positions must follow each other");
+    }
   }
   for (int i = s.page_start[0]; i < s.page_start[s.spans]; ++i)
     need(s.pages[i] >= 0 && s.pages[i] < num_pages_, "page outside the pool");
