@@ -260,10 +260,12 @@ inline void soften(Queries<R>& s, const Attend& m, const uint8_t* const* pages, 
   F32 totals = zero_f();
   for (int t = 0; t < tokens; t += 16) {
     F32 e = exp(sub(load(scores + t), set(peak)));
-    totals = add(totals, e);
     if (m.kv.kind == KvLayout::bf16) {
+      // The total adds what is multiplied, so that the rounded probabilities still sum to one.
       store_bf16((uint16_t*)s.pairs[r] + t, e);
+      totals = add(totals, load_bf16((uint16_t*)s.pairs[r] + t));
     } else {
+      totals = add(totals, e);
       if (m.kv.kind == KvLayout::int8)
         e = mul(e, load((const float*)(pages[t / kPageTokens] + 2 * m.kv.head_dim * kPageTokens) + kPageTokens));
       store(s.weights[r] + t, e);

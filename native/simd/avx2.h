@@ -77,6 +77,13 @@ inline void store_bf16(uint16_t* p, F32 x) {
   const __m256i packed = _mm256_packus_epi32(rounded(x.a), rounded(x.b));
   _mm256_storeu_si256((__m256i*)p, _mm256_permute4x64_epi64(packed, 0xd8));
 }
+inline F32 load_bf16(const uint16_t* p) {
+  auto wide = [](const uint16_t* q) {
+    const __m256i bits = _mm256_cvtepu16_epi32(_mm_loadu_si128((const __m128i*)q));
+    return _mm256_castsi256_ps(_mm256_slli_epi32(bits, 16));
+  };
+  return {wide(p), wide(p + 8)};
+}
 inline I32 load_i8(const int8_t* p) {
   return {_mm256_cvtepi8_epi32(_mm_loadl_epi64((const __m128i*)p)),
           _mm256_cvtepi8_epi32(_mm_loadl_epi64((const __m128i*)(p + 8)))};

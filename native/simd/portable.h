@@ -66,6 +66,11 @@ inline int32_t sum(I32 a) {
   return s;
 }
 inline void store_i8(int8_t* p, I32 a) { for (int i = 0; i < kLanes; ++i) p[i] = int8_t(a.v[i]); }
+inline F32 load_bf16(const uint16_t* p) {
+  U16 bits;
+  for (int i = 0; i < kLanes; ++i) bits[i] = uint32_t(p[i]) << 16;
+  return {(F16)bits};
+}
 inline I32 load_i8(const int8_t* p) { I32 r; for (int i = 0; i < kLanes; ++i) r.v[i] = p[i]; return r; }
 inline void store_bf16(uint16_t* p, F32 a) {
   const U16 bits = (U16)a.v;
