@@ -7,6 +7,7 @@
 #include <nanobind/stl/vector.h>
 #include <sys/mman.h>
 
+#include <algorithm>
 #include <atomic>
 #include <chrono>
 #include <cstdint>
@@ -23,6 +24,10 @@
 
 namespace trimtab {
 namespace {
+
+// Accumulators must live in registers at every optimisation level, so their loops are unrolled by decree.
+#define PRAGMA(text) _Pragma(#text)
+#define UNROLL(n) PRAGMA(GCC unroll n)
 
 using Clock = std::chrono::steady_clock;
 
@@ -59,20 +64,20 @@ uint64_t read_plain(const uint8_t* from, size_t bytes) {
 #if defined(__x86_64__)
 __attribute__((target("avx2"))) uint64_t read_avx2(const uint8_t* from, size_t bytes) {
   __m256i sum[8];
-  for (auto& s : sum) s = _mm256_setzero_si256();
+  UNROLL(8) for (auto& s : sum) s = _mm256_setzero_si256();
   for (size_t i = 0; i < bytes; i += 256)
-    for (int j = 0; j < 8; ++j)
+    UNROLL(8) for (int j = 0; j < 8; ++j)
       sum[j] = _mm256_add_epi64(sum[j], _mm256_load_si256(reinterpret_cast<const __m256i*>(from + i + 32 * j)));
-  for (int j = 1; j < 8; ++j) sum[0] = _mm256_add_epi64(sum[0], sum[j]);
+  UNROLL(8) for (int j = 1; j < 8; ++j) sum[0] = _mm256_add_epi64(sum[0], sum[j]);
   return fold(sum[0]);
 }
 
 __attribute__((target("avx512f"))) uint64_t read_avx512(const uint8_t* from, size_t bytes) {
   __m512i sum[8];
-  for (auto& s : sum) s = _mm512_setzero_si512();
+  UNROLL(8) for (auto& s : sum) s = _mm512_setzero_si512();
   for (size_t i = 0; i < bytes; i += 512)
-    for (int j = 0; j < 8; ++j) sum[j] = _mm512_add_epi64(sum[j], _mm512_load_si512(from + i + 64 * j));
-  for (int j = 1; j < 8; ++j) sum[0] = _mm512_add_epi64(sum[0], sum[j]);
+    UNROLL(8) for (int j = 0; j < 8; ++j) sum[j] = _mm512_add_epi64(sum[j], _mm512_load_si512(from + i + 64 * j));
+  UNROLL(8) for (int j = 1; j < 8; ++j) sum[0] = _mm512_add_epi64(sum[0], sum[j]);
   return fold(sum[0]);
 }
 #endif
@@ -137,54 +142,54 @@ uint64_t float_plain(int rounds) {
 #if defined(__x86_64__)
 __attribute__((target("avx2"))) uint64_t int8_avx2(int rounds) {
   __m256i sum[kChains];
-  for (int i = 0; i < kChains; ++i) sum[i] = _mm256_set1_epi32(i);
+  UNROLL(12) for (int i = 0; i < kChains; ++i) sum[i] = _mm256_set1_epi32(i);
   __m256i a = _mm256_set1_epi8(3);
   const __m256i b = _mm256_set1_epi8(5), ones = _mm256_set1_epi16(1);
   for (int r = 0; r < rounds; ++r) {
     asm volatile("" : "+x"(a));  // a new value as far as the compiler knows: products are not hoisted
-    for (auto& s : sum) s = _mm256_add_epi32(s, _mm256_madd_epi16(_mm256_maddubs_epi16(a, b), ones));
+    UNROLL(12) for (auto& s : sum) s = _mm256_add_epi32(s, _mm256_madd_epi16(_mm256_maddubs_epi16(a, b), ones));
   }
-  for (int i = 1; i < kChains; ++i) sum[0] = _mm256_xor_si256(sum[0], sum[i]);
+  UNROLL(12) for (int i = 1; i < kChains; ++i) sum[0] = _mm256_xor_si256(sum[0], sum[i]);
   return fold(sum[0]);
 }
 
 __attribute__((target("avx512f,avx512vnni"))) uint64_t int8_vnni(int rounds) {
   __m512i sum[kChains];
-  for (int i = 0; i < kChains; ++i) sum[i] = _mm512_set1_epi32(i);
+  UNROLL(12) for (int i = 0; i < kChains; ++i) sum[i] = _mm512_set1_epi32(i);
   const __m512i a = _mm512_set1_epi32(0x03030303), b = _mm512_set1_epi32(0x05050505);
   for (int r = 0; r < rounds; ++r)
-    for (auto& s : sum) s = _mm512_dpbusd_epi32(s, a, b);
-  for (int i = 1; i < kChains; ++i) sum[0] = _mm512_xor_si512(sum[0], sum[i]);
+    UNROLL(12) for (auto& s : sum) s = _mm512_dpbusd_epi32(s, a, b);
+  UNROLL(12) for (int i = 1; i < kChains; ++i) sum[0] = _mm512_xor_si512(sum[0], sum[i]);
   return fold(sum[0]);
 }
 
 __attribute__((target("avx2,fma"))) uint64_t float_fma(int rounds) {
   __m256 sum[kChains];
-  for (int i = 0; i < kChains; ++i) sum[i] = _mm256_set1_ps(float(i));
+  UNROLL(12) for (int i = 0; i < kChains; ++i) sum[i] = _mm256_set1_ps(float(i));
   const __m256 a = _mm256_set1_ps(0.5f), b = _mm256_set1_ps(1.0f);
   for (int r = 0; r < rounds; ++r)
-    for (auto& s : sum) s = _mm256_fmadd_ps(s, a, b);
-  for (int i = 1; i < kChains; ++i) sum[0] = _mm256_add_ps(sum[0], sum[i]);
+    UNROLL(12) for (auto& s : sum) s = _mm256_fmadd_ps(s, a, b);
+  UNROLL(12) for (int i = 1; i < kChains; ++i) sum[0] = _mm256_add_ps(sum[0], sum[i]);
   return fold(sum[0]);
 }
 
 __attribute__((target("avx512f"))) uint64_t float_fma512(int rounds) {
   __m512 sum[kChains];
-  for (int i = 0; i < kChains; ++i) sum[i] = _mm512_set1_ps(float(i));
+  UNROLL(12) for (int i = 0; i < kChains; ++i) sum[i] = _mm512_set1_ps(float(i));
   const __m512 a = _mm512_set1_ps(0.5f), b = _mm512_set1_ps(1.0f);
   for (int r = 0; r < rounds; ++r)
-    for (auto& s : sum) s = _mm512_fmadd_ps(s, a, b);
-  for (int i = 1; i < kChains; ++i) sum[0] = _mm512_add_ps(sum[0], sum[i]);
+    UNROLL(12) for (auto& s : sum) s = _mm512_fmadd_ps(s, a, b);
+  UNROLL(12) for (int i = 1; i < kChains; ++i) sum[0] = _mm512_add_ps(sum[0], sum[i]);
   return fold(sum[0]);
 }
 
 __attribute__((target("avx512f,avx512bf16"))) uint64_t float_bf16(int rounds) {
   __m512 sum[kChains];
-  for (int i = 0; i < kChains; ++i) sum[i] = _mm512_set1_ps(float(i));
+  UNROLL(12) for (int i = 0; i < kChains; ++i) sum[i] = _mm512_set1_ps(float(i));
   const __m512bh a = _mm512_cvtne2ps_pbh(_mm512_set1_ps(0.5f), _mm512_set1_ps(0.25f)), b = a;
   for (int r = 0; r < rounds; ++r)
-    for (auto& s : sum) s = _mm512_dpbf16_ps(s, a, b);
-  for (int i = 1; i < kChains; ++i) sum[0] = _mm512_add_ps(sum[0], sum[i]);
+    UNROLL(12) for (auto& s : sum) s = _mm512_dpbf16_ps(s, a, b);
+  UNROLL(12) for (int i = 1; i < kChains; ++i) sum[0] = _mm512_add_ps(sum[0], sum[i]);
   return fold(sum[0]);
 }
 #endif
@@ -227,17 +232,18 @@ double together(int threads, Work work) {
 }
 
 Peak peak(const Body& body, int threads, double seconds) {
-  std::atomic<uint64_t> rounds{0};
-  const double took = together(threads, [&](int) {
+  std::vector<double> best(size_t(threads), 0.0);
+  together(threads, [&](int t) {
     const auto start = Clock::now();
-    uint64_t done = 0;
     do {
+      const auto block = Clock::now();
       sink += body.run(kRounds);
-      done += kRounds;
+      best[size_t(t)] = std::max(best[size_t(t)], kRounds * body.operations / since(block));
     } while (since(start) < seconds);
-    rounds += done;
   });
-  return {double(rounds.load()) * body.operations / took, body.kind};
+  double sum = 0;
+  for (double rate : best) sum += rate;
+  return {sum, body.kind};
 }
 
 void check(int threads, double seconds) {

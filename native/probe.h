@@ -16,6 +16,7 @@ struct Peak {
 std::vector<double> read_rates(size_t bytes, int threads, double seconds);
 
 // Register-only peaks: multiply-add of 8-bit integers into 32 bits, and of the widest-throughput float type.
+// Each thread counts with its best stretch of some 50 us, so that a neighbour on the same core hides nothing.
 Peak int8_peak(int threads, double seconds);
 Peak float_peak(int threads, double seconds);
 

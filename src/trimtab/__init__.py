@@ -1,4 +1,4 @@
-"""trimtab: give it a model and a budget; it fits the model to the machine, runs it, and proves what it cost."""
+"""trimtab: give it a model and a budget; it fits the model to the machine, runs it, and proves what it cost."""  # noqa: E501
 
 from __future__ import annotations
 

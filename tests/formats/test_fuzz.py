@@ -15,11 +15,14 @@ from typing import Any
 import pytest
 
 WORKER = Path(__file__).with_name("fuzz_worker.py")
+LIMIT_S = 1_200  # a busy machine; alone, a run takes some ten seconds
+
+pytestmark = pytest.mark.timeout(LIMIT_S + 60)
 
 
 def fuzz(kind: str, seed: int, cases: int, folder: Path, *more: str) -> dict[str, Any]:
     command = [sys.executable, "-W", "error", str(WORKER), kind, str(seed), str(cases), str(folder), *more]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=280)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=LIMIT_S)
     assert done.returncode == 0, f"ended with {done.returncode}\n{done.stderr[-2_000:]}"
     report: dict[str, Any] = json.loads(done.stdout)
     assert not report["failed"], f"{report['failed']} of {cases} cases\n" + "\n".join(report["failures"])

@@ -78,7 +78,7 @@ class Arena:
         self.held: dict[tuple[int, int], Any] = {}
 
     def write(self, offset: int, size: int, what: Any) -> None:
-        assert 0 <= offset
+        assert offset >= 0
         assert offset % 64 == 0
         assert offset + size <= self.size
         self.held = {
@@ -173,7 +173,10 @@ def test_values_are_written_as_their_reader_wants_them(format: str, packed: int)
 def test_the_residual_stays_where_it_is() -> None:
     ops = recorded(4)
     place(ops.nodes, MAX_ROWS, MAX_WANTED, VOCAB)
-    stream = [ops.nodes[0], *(node for node in ops.nodes if len(node.inputs) == 2 and node.kind == "multiply")]
+    stream = [
+        ops.nodes[0],
+        *(node for node in ops.nodes if len(node.inputs) == 2 and node.kind == "multiply"),
+    ]
     assert len(stream) == 9
     assert len({node.output.offset[PLAIN] for node in stream if node.output is not None}) == 1
 

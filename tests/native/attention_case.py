@@ -3,7 +3,7 @@
 The program looks queries, keys and values up in a table, rotates, stores, attends, and passes the result
 through a head that changes nothing: its norm divides by 2**20, its weights multiply by that, and its matrix is
 the identity.
-"""
+"""  # noqa: E501
 
 from __future__ import annotations
 

@@ -3,7 +3,7 @@
 Steps and minima are stored as float16. The simple block types have float16 steps, so they come back bit for
 bit; the K types have a float16 step times a small integer, which is rounded once: half a unit in the last place
 of the step. Floats that are requantised err by half a step and the rounding of the step itself.
-"""
+"""  # noqa: E501
 
 from __future__ import annotations
 

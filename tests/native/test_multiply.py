@@ -188,7 +188,7 @@ def test_extreme_activations(format: str, form: str, kernels: str) -> None:
 @pytest.mark.parametrize("kernels", KERNEL_SETS)
 @pytest.mark.parametrize("format", FORMATS)
 def test_activations_below_every_step_stay_small(format: str, kernels: str) -> None:
-    """Under 127 / 2**128 the inverse of a step is no float: results may be wrong, but must stay negligible."""
+    """Under 127 / 2**128 the inverse of a step is no float: results may be wrong, but must stay negligible."""  # noqa: E501
     matrix = matrix_of(format, np.random.default_rng(8).normal(size=(40, 64)))
     for size in (1e-37, 1e-40, 1e-45):
         got = multiply(matrix, np.full((2, 64), size, np.float32), kernels)

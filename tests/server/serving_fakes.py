@@ -26,7 +26,7 @@ SENTENCE = "The quick brown fox – naïve, but kind – jumps over the lazy dog
 START, END = 256, 257
 VOCAB = 258
 CONTEXT = 512
-LENGTH = 160  # an output ends at the latest where the position is a multiple of this
+LENGTH = 400  # an output ends at the latest where the position is a multiple of this
 
 
 class SpellingRunner:
@@ -144,7 +144,7 @@ def main() -> int:
         if options.fail:
             raise BadFile("broken.gguf", "not a model", 4)
         runner = SpellingRunner(options.step_ms, fail_on=ord("\x07"))
-        return make_served(runner, max_running=32, max_waiting=settings.max_queue)
+        return make_served(runner, max_running=16, max_waiting=settings.max_queue)
 
     pairs = (pair.split("=", 1) for pair in options.settings)
     given: dict[str, Any] = {name: int(value) if value.isdigit() else value for name, value in pairs}

@@ -96,6 +96,10 @@ class Terminal:
         while True:
             try:
                 line = self._line()
+                warned = False
+                if line == "/exit":
+                    return 0
+                self._take(line)
             except EOFError:
                 note("")
                 return 0
@@ -105,19 +109,16 @@ class Terminal:
                     return 130
                 warned = True
                 note("Ctrl-C again, Ctrl-D or /exit to leave")
-                continue
-            warned = False
-            try:
-                if line.startswith("/"):
-                    name, _, rest = line[1:].partition(" ")
-                    if name == "exit":
-                        return 0
-                    self._obey(name, rest.strip())
-                elif line.strip():
-                    self.conversation.say(line)
-                    self._answer()
             except TrimtabError as error:
                 note(f"error: {error}")
+
+    def _take(self, line: str) -> None:
+        if line.startswith("/"):
+            name, _, rest = line[1:].partition(" ")
+            self._obey(name, rest.strip())
+        elif line.strip():
+            self.conversation.say(line)
+            self._answer()
 
     def _line(self) -> str:
         line = self.read(PROMPT)
@@ -137,7 +138,7 @@ class Terminal:
             if dropped:
                 note(f"the oldest {dropped} turns were dropped to stay inside {conversation.context} tokens")
             handle = self.engine.submit(tokens, settings.sampling())
-        except TrimtabError:
+        except BaseException:
             conversation.unsay()
             raise
         try:

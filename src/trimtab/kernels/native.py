@@ -4,7 +4,7 @@
 value is stored (a multiply wants its activations packed, a norm wants plain rows), where in one scratch arena
 it lies (a value's place is free again after its last reader), and hands the list to the native module. It runs
 once at start; a step never enters Python. Nothing here imports torch.
-"""
+"""  # noqa: E501
 
 from __future__ import annotations
 

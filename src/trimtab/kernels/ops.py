@@ -58,7 +58,7 @@ class Maker(Protocol):
         ...
 
     def vector(self, *parts: Rows, offset: float = 0.0) -> Vector:
-        """Concatenate one-dimensional tensors as float32, plus `offset` (Gemma stores norm weights less 1)."""
+        """Concatenate one-dimensional tensors as float32, plus `offset` (Gemma stores norm weights less 1)."""  # noqa: E501
         ...
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import signal
-from importlib.util import find_spec
 from types import FrameType
 from typing import TYPE_CHECKING
 
@@ -42,7 +41,7 @@ def server_config(app: FastAPI, settings: ServeSettings) -> Config:
     return Config(
         app,
         loop="asyncio",
-        http="httptools" if find_spec("httptools") else "h11",
+        http="h11",
         ws="none",
         lifespan="off",
         log_config=None,
