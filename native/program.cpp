@@ -69,6 +69,14 @@ void Program::plan(const Step& s) {
   row_span_.resize(s.rows);
   for (int k = 0; k < s.spans; ++k)
     for (int i = s.span_start[k]; i < s.span_start[k + 1]; ++i) row_span_[i] = k;
+  // A page that a span begins and does not fill is cleared: attention multiplies the slots nobody may see by
+  // zero, and what an earlier sequence left there need not be finite.
+  for (int k = 0; k < s.spans; ++k) {
+    const int32_t first = s.positions[s.span_start[k]], last = s.positions[s.span_start[k + 1] - 1];
+    if (last % kPageTokens == kPageTokens - 1 || last / kPageTokens * kPageTokens < first) continue;
+    const int64_t page = s.pages[s.page_start[k] + last / kPageTokens];
+    std::memset(kv_memory_.data() + page * kv_.page_bytes(), 0, kv_.page_bytes());
+  }
 }
 
 void Program::run(const Step& s) {

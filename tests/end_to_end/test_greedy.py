@@ -1,13 +1,19 @@
 """Greedy output of the native engine against Transformers on the same bf16 weights, token for token.
 
-The reference computes in float32: in bf16 arithmetic Transformers is not even close to itself. FIGURES
+The reference computes in float32, because in bf16 Transformers is far from itself: of the 20 x 64 tokens here
+it then picks 21 differently, with margins up to 0.39 between the two logits (standard deviation of its logits
+0.14). The engine's bf16 weights with an f32 cache pick none differently (0.008), with a bf16 cache 3, with
+margins of 0.007, 0.014 and 0.029 (0.034). Measured on one processor with AVX512-BF16, PyTorch 2.13.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import copy
+from collections.abc import Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -18,9 +24,15 @@ from as_transformers import transformers_model
 from greedy_prompts import PROMPTS
 
 from trimtab import LLM, SamplingParams
+from trimtab.formats.source import open_source
+from trimtab.models.tokenizer import load_tokenizer
 
-TIE = 1e-2
-"""Logits of the reference that are no further apart count as equal."""
+WIDEST = {"f32": 1e-2, "bf16": 0.1}
+"""By KV type: logits of the reference that are no further apart count as equal.
+
+Rounding keys and values to bf16, which Transformers in float32 does not, moves each logit by 0.034 (standard
+deviation over the prompts here); the difference of two moves by 0.048, and twice that may change the order.
+"""
 
 
 @dataclass(frozen=True)
@@ -50,9 +62,17 @@ def expected(model: transformers.LlamaForCausalLM, prompt: list[int], count: int
     return Expected(prompt, tokens, np.stack(logits))
 
 
-def ties(llm: LLM, references: Sequence[Expected]) -> list[tuple[int, int, float]]:
-    """Where the engine differs: prompt, position, margin. After each it goes on from the reference's token."""  # noqa: E501
-    found: list[tuple[int, int, float]] = []
+class Difference(NamedTuple):
+    """The engine chose a token whose logit is, in the reference, `margin` below the best one's."""
+
+    prompt: int
+    position: int
+    margin: float
+
+
+def differences(llm: LLM, references: Sequence[Expected]) -> list[Difference]:
+    """Where the engine differs. After each difference it goes on from the reference's token."""
+    found: list[Difference] = []
     agreed = dict.fromkeys(range(len(references)), 0)  # prompt -> tokens compared so far
     while agreed:
         outputs = llm.generate(
@@ -66,7 +86,7 @@ def ties(llm: LLM, references: Sequence[Expected]) -> list[tuple[int, int, float
             if differs is not None:
                 position = done + differs
                 margin = references[index].margin(position, output.token_ids[differs])
-                found.append((index, position, margin))
+                found.append(Difference(index, position, margin))
                 agreed[index] = position + 1
             if differs is None or agreed[index] == len(references[index].tokens):
                 del agreed[index]
@@ -78,16 +98,54 @@ def greedy(count: int) -> SamplingParams:
 
 
 @pytest.fixture(scope="module")
-def reference(default_model: Path) -> Iterator[transformers.LlamaForCausalLM]:
+def reference(default_model: Path) -> transformers.LlamaForCausalLM:
     """The default model, its matrices rounded to bf16, computing in float32."""
-    yield transformers_model(default_model).bfloat16().float()  # noqa: PT022
+    return transformers_model(default_model).bfloat16().float()
 
 
-@pytest.mark.parametrize("kv_type", ["f32", "bf16"])
+@pytest.fixture(scope="module")
+def references(reference: transformers.LlamaForCausalLM, default_model: Path) -> list[Expected]:
+    """64 tokens after each of the prompts."""
+    with closing(open_source(default_model)) as source:
+        encode = load_tokenizer(source).encode
+    return [expected(reference, encode(prompt), 64) for prompt in PROMPTS]
+
+
+@pytest.fixture(scope="module")
+def own_ties(reference: transformers.LlamaForCausalLM, references: list[Expected]) -> list[Difference]:
+    """Where Transformers' bf16 arithmetic differs from its own float32 arithmetic, after the same tokens."""
+    model, found = copy.deepcopy(reference).bfloat16(), []
+    for index, one in enumerate(references):
+        text = torch.tensor([one.prompt + one.tokens[:-1]])
+        with torch.no_grad():
+            best = model(text).logits[0, len(one.prompt) - 1 :].argmax(-1).tolist()
+        found += [
+            Difference(index, position, one.margin(position, token))
+            for position, token in enumerate(best)
+            if token != one.tokens[position]
+        ]
+    return found
+
+
+@pytest.mark.parametrize("kv_type", WIDEST)
 def test_few_tokens_equal(
     default_model: Path, reference: transformers.LlamaForCausalLM, kv_type: str
 ) -> None:
     with LLM(default_model, format="bf16", kv_type=kv_type, context=512) as llm:
-        references = [expected(reference, list(llm.encode(prompt)), 16) for prompt in PROMPTS[:3]]
-        for index, position, margin in ties(llm, references):
-            assert margin <= TIE, f"prompt {index} differs at token {position} by {margin}"
+        few = [expected(reference, list(llm.encode(prompt)), 16) for prompt in PROMPTS[:3]]
+        found = differences(llm, few)
+    assert all(one.margin <= WIDEST[kv_type] for one in found), found
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(3_600)
+@pytest.mark.parametrize("kv_type", WIDEST)
+def test_64_tokens_equal(
+    default_model: Path, references: list[Expected], own_ties: list[Difference], kv_type: str
+) -> None:
+    with LLM(default_model, format="bf16", kv_type=kv_type, context=512) as llm:
+        found = differences(llm, references)
+    print(f"KV {kv_type}: {found}; Transformers in bf16: {own_ties}")
+    assert all(one.margin <= WIDEST[kv_type] for one in found), found
+    assert len(found) < len(own_ties)
+    assert max((one.margin for one in found), default=0.0) < max(one.margin for one in own_ties)

@@ -80,11 +80,34 @@ class RoundedOps(TorchOps):
 
     def attend(self, q: Tensor, layer: int, *, heads: int, **more: Any) -> Tensor:
         if self.cache.kv_type == "bf16":
-            q = q.bfloat16().float()
-        elif self.cache.kv_type == "int8":
+            return self._attend_bf16(q.bfloat16().float().unflatten(-1, (heads, -1)), layer, **more)
+        if self.cache.kv_type == "int8":
             rounded, scale = quantize_rows(q, q.shape[-1] // heads)
             q = (rounded.float().unflatten(-1, (heads, -1)) * scale[..., None]).flatten(-2)
         return super().attend(q, layer, heads=heads, **more)
+
+    def _attend_bf16(
+        self,
+        q: Tensor,
+        layer: int,
+        *,
+        kv_heads: int,
+        head_dim: int,
+        scale: float,
+        window: int,
+        softcap: float = 0.0,
+    ) -> Tensor:
+        """Probabilities rounded to bfloat16, then summed; right up to 64 positions, a block of the kernel."""
+        out = torch.empty_like(q)
+        for rows, slots in zip(self.spans, self.context_slots, strict=True):
+            k, v = (x.repeat_interleave(q.shape[1] // kv_heads, dim=1) for x in self.cache.read(layer, slots))
+            scores = head.cap(torch.einsum("rhd,chd->hrc", q[rows], k) * scale, softcap)
+            at, here = torch.arange(len(slots)), self.positions[rows, None]
+            unseen = (at > here) | (at <= here - (window or len(slots)))
+            scores = scores.masked_fill(unseen, float("-inf"))
+            weights = (scores - scores.amax(-1, keepdim=True)).exp().bfloat16().float()
+            out[rows] = torch.einsum("hrc,chd->rhd", weights / weights.sum(-1, keepdim=True), v)
+        return out.flatten(1)
 
     def head(
         self, x: Tensor, norm_weight: Tensor, eps: float, matrix: PackedWeight, *, softcap: float = 0.0

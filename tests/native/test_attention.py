@@ -13,7 +13,7 @@ import pytest
 from attention_case import PAGE, Attention, AttentionProgram, FixedRope, exact, no_rope, scattered, table_of
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from packed import KERNEL_SETS
+from packed import KERNEL_SETS, matrix_of
 
 from trimtab import _native
 
@@ -115,6 +115,26 @@ def test_pages_are_read_as_written_by_others(kv_type: str) -> None:
     used = AttentionProgram(case, table, "")
     used.run([(tokens_of(case, 64, 9), 0, [1, 3, 2, 0])])
     assert np.array_equal(used.run([(tokens, 0, [3, 1])]), fresh)
+
+
+@pytest.mark.parametrize("kv_type", KV_TYPES)
+def test_infinities_do_not_stay_in_a_page(kv_type: str) -> None:
+    """A sequence that overflowed answers nonsense; the next one in its pages does not."""
+    case = Attention(2, 1, 16, no_rope(16), kv_type=kv_type)
+    rows = np.random.default_rng(0).normal(size=(32, 64))
+    rows[3] = np.inf
+    table = matrix_of("bf16", rows)
+    tokens = [token + 4 for token in range(21)]
+    for counts in ([21], [1] * 21, [15, 2, 4]):
+        fresh, used = AttentionProgram(case, table, ""), AttentionProgram(case, table, "")
+        used.run([([3] * 64, 0, [0, 1, 2, 3])])
+        at = 0
+        for count in counts:
+            span = [(tokens[at : at + count], at, [2, 1])]
+            expected = fresh.run(span)
+            assert np.isfinite(expected).all()
+            assert np.array_equal(used.run(span), expected)
+            at += count
 
 
 @pytest.mark.parametrize("kv_type", KV_TYPES)

@@ -58,21 +58,20 @@ def values(rows: int, width: int, seed: int = 0, size: float = 1.0) -> Floats:
     return np.random.default_rng(seed).normal(0, size, (rows, width)).astype(np.float32)
 
 
-def table(width: int, size: float = 1.0) -> tuple[Any, Floats]:
-    """An embedding of eight tokens, and what its rows for `TOKENS` are worth."""
-    packed = matrix_of("q8", values(8, width, size=size))
-    return packed, unpacked(packed)[TOKENS]
+def table(width: int, size: float = 1.0) -> Any:
+    """An embedding of eight tokens."""
+    return matrix_of("q8", values(8, width, size=size))
 
 
-# The programs of this file answer `width` logits, and tokens must lie below that: see `tokens_below`.
 def tokens_below(width: int) -> list[int]:
+    """A program here answers `width` logits, so that is its vocabulary."""
     return [token % min(8, width) for token in TOKENS]
 
 
 @pytest.mark.parametrize("kernels", KERNEL_SETS)
 @pytest.mark.parametrize("width", WIDTHS)
 def test_embed(width: int, kernels: str) -> None:
-    packed, _ = table(width)
+    packed = table(width)
     tokens = tokens_below(width)
     rows = unpacked(packed)[tokens]
     assert np.array_equal(run(width, lambda ops: ops.embed(packed), kernels, tokens), rows)
@@ -84,7 +83,7 @@ def test_embed(width: int, kernels: str) -> None:
 @pytest.mark.parametrize("width", WIDTHS)
 def test_norm(width: int, kernels: str) -> None:
     """The sum of squares errs by a rounding in each of a lane's steps; root, quotient and products by one."""
-    packed, _ = table(width, size=0.03)
+    packed = table(width, size=0.03)
     tokens, weight = tokens_below(width), values(1, width, 1)[0]
     x = unpacked(packed)[tokens].astype(np.float64)
     expected = x / np.sqrt((x**2).mean(axis=1, keepdims=True) + 1e-5) * weight
@@ -95,28 +94,31 @@ def test_norm(width: int, kernels: str) -> None:
 @pytest.mark.parametrize("kernels", KERNEL_SETS)
 @pytest.mark.parametrize("width", WIDTHS)
 def test_linear_with_bias_and_residual(width: int, kernels: str) -> None:
-    packed, _ = table(width)
+    packed = table(width)
     tokens, bias = tokens_below(width), values(1, width, 2)[0]
     weights = matrix_of("bf16", values(width, width, 3))
     x = unpacked(packed)[tokens]
     product = multiply(weights, x, kernels)
 
-    def linear(**more: Any) -> Callable[[NativeOps], Any]:
-        return lambda ops: (e := ops.embed(packed), ops.linear(e, weights, **more))[1]
+    def linear(ops: NativeOps) -> Any:
+        return ops.linear(ops.embed(packed), weights)
+
+    def biased(ops: NativeOps) -> Any:
+        return ops.linear(ops.embed(packed), weights, bias=bias)
 
     def residual(ops: NativeOps) -> Any:
         e = ops.embed(packed)
         return ops.linear(e, weights, bias=bias, add=e)
 
-    assert np.array_equal(run(width, linear(), kernels, tokens), product)
-    assert np.array_equal(run(width, linear(bias=bias), kernels, tokens), product + bias)
+    assert np.array_equal(run(width, linear, kernels, tokens), product)
+    assert np.array_equal(run(width, biased, kernels, tokens), product + bias)
     assert np.array_equal(run(width, residual, kernels, tokens), product + bias + x)
 
 
 @pytest.mark.parametrize("kernels", KERNEL_SETS)
 @pytest.mark.parametrize("width", WIDTHS)
 def test_add(width: int, kernels: str) -> None:
-    packed, _ = table(width)
+    packed = table(width)
     tokens, x = tokens_below(width), unpacked(packed)[tokens_below(width)]
 
     def both(ops: NativeOps) -> Any:
@@ -132,7 +134,7 @@ def test_add(width: int, kernels: str) -> None:
 def test_activations(activation: str, size: float, kernels: str) -> None:
     """The tanh errs by six roundings of 1, which the gate multiplies; far from zero it must be exact."""
     width = 40
-    packed, _ = table(width)
+    packed = table(width)
     tokens = tokens_below(width)
     x = unpacked(packed)[tokens]
     matrix = matrix_of("bf16", values(width, width, 4, size), values(width, width, 5, 1 / size))
@@ -154,7 +156,8 @@ def test_activations(activation: str, size: float, kernels: str) -> None:
 def test_a_gate_feeds_the_next_multiply_in_its_own_form(format: str, kernels: str) -> None:
     """Packed where it is computed, a gated product equals the one that was stored and packed again."""
     for mlp in (16, 40, 64, 100):
-        packed, x = table(33)
+        packed = table(33)
+        x = unpacked(packed)[TOKENS]
         gate = matrix_of("bf16", values(mlp, 33, 6), values(mlp, 33, 7))
         down = matrix_of(format, values(33, mlp, 8))
         got = run(
@@ -169,7 +172,8 @@ def test_a_gate_feeds_the_next_multiply_in_its_own_form(format: str, kernels: st
 @pytest.mark.parametrize("kernels", KERNEL_SETS)
 def test_values_read_in_several_forms(kernels: str) -> None:
     """One value for a norm and four matrices, each of which wants it packed in its own way."""
-    packed, x = table(40)
+    packed = table(40)
+    x = unpacked(packed)[TOKENS]
     matrices = [matrix_of(format, values(40, 40, 9)) for format in ("bf16", "int8", "q4", "q8/16+min")]
 
     def record(ops: NativeOps) -> Any:
@@ -188,7 +192,7 @@ def test_values_read_in_several_forms(kernels: str) -> None:
 @pytest.mark.parametrize("kernels", KERNEL_SETS)
 @pytest.mark.parametrize("width", [16, 37, 100])
 def test_softcap(width: int, kernels: str) -> None:
-    packed, _ = table(width, size=40)
+    packed = table(width, size=40)
     tokens = tokens_below(width)
     x = unpacked(packed)[tokens].astype(np.float64)
     got = run(width, lambda ops: ops.embed(packed), kernels, tokens, softcap=30.0)

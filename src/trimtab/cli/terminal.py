@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import difflib
 import sys
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, TextIO
 
@@ -142,7 +143,8 @@ class Terminal:
             conversation.unsay()
             raise
         try:
-            completion = stream(handle, sys.stdout)
+            with unseen_typing():
+                completion = stream(handle, sys.stdout)
         except KeyboardInterrupt:
             completion = handle.result()
             sys.stdout.write(" …")
@@ -198,6 +200,25 @@ class Terminal:
             values[name] = None if value == "none" else value
         self.settings = checked(RunSettings, values)
         note("  ".join(f"{name}={getattr(self.settings, name)}" for name in PARAMS))
+
+
+@contextmanager
+def unseen_typing() -> Iterator[None]:
+    """Keys typed while an answer is written show up at the next prompt, not in the middle of the answer."""
+    if not sys.stdin.isatty() or find_spec("termios") is None:
+        yield
+        return
+    import termios
+
+    keyboard = sys.stdin.fileno()
+    before = termios.tcgetattr(keyboard)
+    quiet = list(before)
+    quiet[3] &= ~termios.ECHO  # the local flags; Ctrl-C still works
+    termios.tcsetattr(keyboard, termios.TCSANOW, quiet)
+    try:
+        yield
+    finally:
+        termios.tcsetattr(keyboard, termios.TCSANOW, before)
 
 
 def line_reader() -> Callable[[str], str]:

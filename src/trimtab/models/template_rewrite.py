@@ -5,9 +5,10 @@ The filters' names begin with `!`, which no template can write.
 
 from __future__ import annotations
 
-from typing import cast
+from typing import NoReturn, cast
 
 from jinja2 import nodes
+from jinja2.exceptions import TemplateSyntaxError
 from jinja2.ext import Extension
 from jinja2.parser import Parser
 from jinja2.visitor import NodeTransformer
@@ -25,7 +26,12 @@ class Generation(Extension):
 
 
 class Rewrite(NodeTransformer):
-    """Puts a paying filter wherever the compiled template would otherwise work unobserved."""
+    """Puts a paying filter wherever the compiled template would otherwise work unobserved.
+
+    Raises
+    ------
+    TemplateSyntaxError : it asks for another template; a model file holds one
+    """
 
     def visit_Output(self, node: nodes.Output) -> nodes.Node:
         # Literal text becomes an expression, so that `finalize` sees and counts it like any other output.
@@ -66,6 +72,12 @@ class Rewrite(NodeTransformer):
         self.generic_visit(node)
         node.key = _weighed(node.key)
         return node
+
+    def _elsewhere(self, node: nodes.Node) -> NoReturn:
+        kind = type(node).__name__.lower()
+        raise TemplateSyntaxError(f"`{kind}` of another template; there is none to read", node.lineno)
+
+    visit_Include = visit_Import = visit_FromImport = visit_Extends = _elsewhere
 
 
 def _filtered(node: nodes.Node, name: str) -> nodes.Filter:

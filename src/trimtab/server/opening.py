@@ -28,6 +28,5 @@ def open_served(settings: ModelSettings) -> Served:
         device=settings.device,
         **more,
     )
-    name = settings.served_name if isinstance(settings, ServeSettings) else opened.name
     aliases = frozenset({settings.model, opened.name})
-    return Served(name, opened.engine, opened.tokenizer, opened.engine.context, aliases)
+    return Served(settings.served_name, opened.engine, opened.tokenizer, opened.engine.context, aliases)

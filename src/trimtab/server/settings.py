@@ -48,6 +48,11 @@ class ModelSettings(BaseModel):
     )
     device: str = Field("cpu", description="cpu, or a torch device such as cuda")
 
+    @property
+    def served_name(self) -> str:
+        """What to call the model: MODEL without folders and extension."""
+        return self.model.rstrip("/").rpartition("/")[2].removesuffix(".gguf") or self.model
+
 
 class ServeSettings(ModelSettings):
     """The model and the HTTP server around it."""
@@ -64,5 +69,4 @@ class ServeSettings(ModelSettings):
 
     @property
     def served_name(self) -> str:
-        """What the API calls the model: `--name`, else MODEL without folders and extension."""
-        return self.name or self.model.rstrip("/").rpartition("/")[2].removesuffix(".gguf") or self.model
+        return self.name or super().served_name
