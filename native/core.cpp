@@ -103,6 +103,7 @@ Step make_step(Vector<int32_t> tokens, Vector<int32_t> positions, Vector<int32_t
 void bind_core(nb::module_& m) {
   nb::set_leak_warnings(false);
   m.attr("PAGE_TOKENS") = kPageTokens;
+  m.attr("SKETCH_ROWS") = kSketchRows;
 
   m.def("kernel_sets", [] {
     std::vector<std::string> names;
@@ -172,6 +173,18 @@ void bind_core(nb::module_& m) {
       .def_prop_ro("nbytes", &Matrix::bytes)
       .def_prop_ro("format", [](const Matrix& self) { return format_name(self.format()); })
       .def_prop_ro("form", [](const Matrix& self) { return form_of(self.format()); });
+
+  nb::class_<Sketch>(m, "Sketch")
+      .def("__init__", [](Sketch* self, Pool& pool, const Kernels& kernels, const Matrix& exact) {
+        if (!Sketch::sketchable(exact.format()) || exact.gated()) throw std::invalid_argument("no sketch of this format");
+        nb::gil_scoped_release release;
+        new (self) Sketch(pool, kernels, exact);
+      }, nb::arg("pool"), nb::arg("kernels"), nb::arg("exact"))
+      .def_prop_ro("nbytes", &Sketch::bytes)
+      .def_prop_ro("form", [](const Sketch& self) { return form_of(self.matrix().format()); });
+  m.def("sketch_bytes", [](const std::string& format, int64_t rows, int64_t inputs) {
+    return Sketch::sketchable(parse_format(format)) ? Sketch::bytes_for(rows, inputs) : 0;
+  }, nb::arg("format"), nb::arg("rows"), nb::arg("inputs"), "Bytes of a sketch; 0 for formats that have none.");
 
   m.def("format_form", [](const std::string& format) { return form_of(parse_format(format)); });
   m.def("linear", [](Pool& pool, const Kernels& kernels, const Matrix& matrix, Array<float> x, Output<float> out,
@@ -262,10 +275,11 @@ void bind_core(nb::module_& m) {
         p.record(AttendOp{in, out, layer, heads, scale, softcap, window});
       })
       .def("add", [](Program& p, Place a, Place b, Place out) { p.record(AddOp{a, b, out}); })
-      .def("head", [](Program& p, const Matrix& matrix, Place in, Place normed, Place packed, Place logits, Vector<float> weight,
-                      float eps, float softcap) {
-        p.record(HeadOp{&matrix, in, normed, packed, logits, copy(weight), eps, softcap});
-      }, nb::keep_alive<1, 2>())
+      .def("head", [](Program& p, const Matrix& matrix, const Sketch* sketch, Place in, Place packed, Place rough, Place logits,
+                      Vector<float> weight, float eps, float softcap) {
+        p.record(HeadOp{&matrix, sketch, in, packed, rough, logits, copy(weight), eps, softcap});
+      }, nb::keep_alive<1, 2>(), nb::keep_alive<1, 3>(), nb::arg("matrix"), nb::arg("sketch").none(), nb::arg("in_"),
+         nb::arg("packed"), nb::arg("rough"), nb::arg("logits"), nb::arg("weight"), nb::arg("eps"), nb::arg("softcap"))
       .def("step", [](Program& p, Vector<int32_t> tokens, Vector<int32_t> positions, Vector<int32_t> span_start,
                       Vector<int32_t> page_start, Vector<int32_t> pages, Vector<int32_t> wanted, Vector<uint8_t> sampling,
                       Vector<int32_t> adjust_start, Vector<uint8_t> adjust, std::optional<Array<uint32_t>> mask,

@@ -25,6 +25,9 @@ class Matrix {
   void fill(Pool&, int64_t row0, int half, GgmlType, const uint8_t* data, const int64_t* order, int64_t start,
             int64_t count);
 
+  // One row from floats; rows of a tile must not be put by two threads at once.
+  void put(int64_t row, const float* values) { pack_floats(memory_.data() + tile_of(row, 0) * stride_, int(row % kTileRows), values); }
+
   const uint8_t* tile(int64_t row) const { return memory_.data() + tile_of(row, 0) * stride_; }
   void unpack(const Kernels&, int64_t row, float* out) const;
 

@@ -3,6 +3,7 @@
 #include <chrono>
 #include <cmath>
 #include <cstring>
+#include <limits>
 #include <stdexcept>
 
 namespace trimtab {
@@ -36,6 +37,7 @@ Program::Program(Pool& pool, const Kernels& kernels, KvLayout kv, int64_t num_pa
     row_scratch_.emplace_back(kRowScratch, false);
   }
   row_span_.reserve(max_rows);
+  found_.resize(pool.threads());
 }
 
 void Program::check(const Step& s) const {
@@ -66,6 +68,10 @@ void Program::check(const Step& s) const {
 void Program::plan(const Step& s) {
   block_rows_ = even_blocks(s.rows, kernels_.max_rows);
   wanted_block_rows_ = even_blocks(s.num_wanted, kernels_.max_rows);
+  greedy_ = !s.logits && !s.mask && s.num_wanted <= kSketchRows;
+  for (int i = 0; greedy_ && i < s.num_wanted; ++i)
+    greedy_ = !(s.sampling[i].temperature > 0) && s.sampling[i].top_logprobs < 0 && s.sampling[i].score < 0 &&
+              s.adjust_start[i] == s.adjust_start[i + 1];
   row_span_.resize(s.rows);
   for (int k = 0; k < s.spans; ++k)
     for (int i = s.span_start[k]; i < s.span_start[k + 1]; ++i) row_span_[i] = k;
@@ -235,13 +241,21 @@ void Program::operate(const AddOp& op, const Step& s, int thread) {
 
 void Program::operate(const HeadOp& op, const Step& s, int thread) {
   if (s.num_wanted == 0) return;
+  // A cap may round two logits to one; which comes first is then a question of all of them.
+  const bool by_sketch = op.sketch && greedy_ && op.softcap == 0;
   float* row = reinterpret_cast<float*>(row_scratch_[thread].data());
   pool_.share(thread, s.num_wanted, 1, [&](int64_t begin, int64_t end) {
     for (int64_t i = begin; i < end; ++i) {
       kernels_.norm_row(at<float>(op.in) + s.wanted[i] * op.in.ld(), op.weight.data(), op.eps, op.in.width, row);
       put_row(op.packed, row, int(i), wanted_block_rows_);
+      if (!by_sketch) continue;
+      put_row(op.rough, row, int(i), wanted_block_rows_);
+      float squares = 0;
+      for (int64_t k = 0; k < op.in.width; ++k) squares += row[k] * row[k];
+      lengths_[i] = std::sqrt(squares);
     }
   });
+  if (by_sketch && highest(op, s, thread)) return;
   Epilogue end;
   end.out = at<float>(op.logits);
   end.ld = op.logits.ld();
@@ -261,6 +275,71 @@ void Program::operate(const HeadOp& op, const Step& s, int thread) {
                  s.out_top_tokens + i * s.top, s.out_top_logprobs + i * s.top, s.top);
     }
   });
+}
+
+// The tokens of a greedy step by the sketch. False if it cannot tell, because logits are not finite.
+bool Program::highest(const HeadOp& op, const Step& s, int thread) {
+  const Sketch& sketch = *op.sketch;
+  Epilogue end;
+  end.out = at<float>(op.logits);
+  end.ld = op.logits.ld();
+  multiply(thread, sketch.matrix(), op.rough, s.num_wanted, wanted_block_rows_, end);
+
+  constexpr float kLowest = -std::numeric_limits<float>::infinity();
+  Found& mine = found_[thread];
+  std::fill_n(mine.floor, kSketchRows, kLowest);
+  std::fill_n(mine.best, kSketchRows, kLowest);
+  std::fill_n(mine.token, kSketchRows, -1);
+  const int64_t tiles = op.matrix->tiles(), grain = std::max<int64_t>(1, tiles / (8 * pool_.threads()));
+  pool_.share(thread, tiles, grain, [&](int64_t begin, int64_t stop) {
+    for (int i = 0; i < s.num_wanted; ++i)
+      mine.floor[i] = std::max(mine.floor[i], sketch.floor(end.out + i * end.ld, lengths_[i], begin, stop));
+  });
+  float floor[kSketchRows];
+  std::fill_n(floor, kSketchRows, kLowest);
+  for (const Found& found : found_)
+    for (int i = 0; i < s.num_wanted; ++i) floor[i] = std::max(floor[i], found.floor[i]);
+
+  const Matrix& w = *op.matrix;
+  const Multiply exact{w.format(), w.data(), w.stride(), w.tiles(), w.inputs(), op.packed.form, at<uint8_t>(op.packed),
+                       op.packed.form.block_bytes(op.packed.width, wanted_block_rows_), s.num_wanted,
+                       wanted_block_rows_, end};
+  pool_.share(thread, tiles, grain, [&](int64_t begin, int64_t stop) {
+    for (int64_t tile = begin; tile < stop; ++tile) {
+      bool open = false;
+      for (int i = 0; i < s.num_wanted && !open; ++i)
+        open = sketch.reaches(end.out + i * end.ld, lengths_[i], floor[i], tile);
+      if (!open) continue;
+      kernels_.multiply(exact, tile, tile + 1);
+      const int64_t first = tile * kTileRows, count = std::min<int64_t>(kTileRows, vocab_ - first);
+      for (int i = 0; i < s.num_wanted; ++i) {
+        const float* logits = end.out + i * end.ld + first;
+        for (int64_t k = 0; k < count; ++k) {
+          const int32_t token = int32_t(first + k);
+          if (logits[k] > mine.best[i] || (logits[k] == mine.best[i] && token < mine.token[i])) {
+            mine.best[i] = logits[k];
+            mine.token[i] = token;
+          }
+        }
+      }
+    }
+  });
+  bool all = true;
+  for (int i = 0; i < s.num_wanted; ++i) {
+    float best = kLowest;
+    int32_t token = -1;
+    for (const Found& found : found_)
+      if (found.best[i] > best || (found.best[i] == best && token >= 0 && found.token[i] >= 0 && found.token[i] < token)) {
+        best = found.best[i];
+        token = found.token[i];
+      }
+    all = all && token >= 0 && best < -kLowest;
+    if (thread == 0) {
+      s.out_tokens[i] = token;
+      s.out_logprobs[i] = std::numeric_limits<float>::quiet_NaN();
+    }
+  }
+  return all;
 }
 
 }  // namespace trimtab

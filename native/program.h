@@ -13,10 +13,13 @@
 #include "memory.h"
 #include "pool.h"
 #include "sampler.h"
+#include "sketch.h"
 
 namespace trimtab {
 
 constexpr int64_t kNowhere = -1;
+// With more rows the projection is bound by arithmetic, and a sketch saves none.
+constexpr int kSketchRows = 4;
 
 // A place in the arena: plain float rows of stride `ld`, or packed activations of `width` inputs.
 struct Place {
@@ -34,7 +37,8 @@ struct MultiplyOp { const Matrix* matrix; Place in, out, add; std::vector<float>
 struct RopeStoreOp { Place in, out, angles; int layer, heads; std::vector<float> q_norm, k_norm; float eps; };
 struct AttendOp { Place in, out; int layer, heads; float scale, softcap; int window; };
 struct AddOp { Place a, b, out; };
-struct HeadOp { const Matrix* matrix; Place in, normed, packed, logits; std::vector<float> weight; float eps, softcap; };
+// `sketch` may be null; `rough` is where it wants its activations.
+struct HeadOp { const Matrix* matrix; const Sketch* sketch; Place in, packed, rough, logits; std::vector<float> weight; float eps, softcap; };
 using Op = std::variant<EmbedOp, AnglesOp, NormOp, PackOp, MultiplyOp, RopeStoreOp, AttendOp, AddOp, HeadOp>;
 
 // One step's work; see engine/batch.py for the meaning of the arrays.
@@ -94,6 +98,7 @@ class Program {
   void operate(const AttendOp&, const Step&, int thread);
   void operate(const AddOp&, const Step&, int thread);
   void operate(const HeadOp&, const Step&, int thread);
+  bool highest(const HeadOp&, const Step&, int thread);
 
   Pool& pool_;
   const Kernels& kernels_;
@@ -108,7 +113,16 @@ class Program {
 
   // Decided at the start of a step, read by all threads.
   int block_rows_ = 1, wanted_block_rows_ = 1;
+  bool greedy_ = false;  // few rows that all want the highest logit and nothing else
   std::vector<int32_t> row_span_;
+
+  // What a thread found while the rows of a greedy step looked for their highest logits.
+  struct alignas(64) Found {
+    float floor[kSketchRows], best[kSketchRows];
+    int32_t token[kSketchRows];
+  };
+  std::vector<Found> found_;
+  float lengths_[kSketchRows] = {};
 };
 
 }  // namespace trimtab

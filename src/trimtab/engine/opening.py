@@ -8,10 +8,11 @@ from __future__ import annotations
 
 from contextlib import closing
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from trimtab.errors import UsageError
+from trimtab.errors import DoesNotFit, UsageError
 
 if TYPE_CHECKING:
     from trimtab.engine.batch import Runner
@@ -115,10 +116,10 @@ def _native(
         )
 
     first = sizes(*budget.STEPS[0])
-    plan = budget.plan(
+    divide = partial(
+        budget.plan,
         budget.parse_size(memory) if isinstance(memory, str) else memory,
         base_bytes=budget.resident_bytes(),
-        weights_bytes=first.weights,
         scratch_bytes=lambda rows, wanted: int(sizes(rows, wanted).scratch),
         page_bytes=first.page,
         model_context=config.context,
@@ -128,9 +129,15 @@ def _native(
         loading_bytes=max(source.info(name).nbytes for name in source.names()),
         reserve_bytes=budget.RESERVE_BYTES if reserve_bytes is None else reserve_bytes,
     )
+    # The sketch is speed, not substance: a budget that is too small for it does without.
+    sketch = first.sketch > 0
+    try:
+        plan = divide(weights_bytes=first.weights + first.sketch)
+    except DoesNotFit:
+        sketch, plan = False, divide(weights_bytes=first.weights)
     runner = NativeRunner.open(
         source, config, num_pages=plan.num_pages, max_rows=plan.max_rows, max_wanted=plan.max_wanted,
-        context=plan.context, threads=threads, pin=pin, **options,
+        context=plan.context, threads=threads, pin=pin, sketch=sketch, **options,
     )  # fmt: skip
     return runner, plan
 

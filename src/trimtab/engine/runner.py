@@ -29,11 +29,15 @@ KV_TYPES = ("bf16", "int8", "f32")
 
 @dataclass(frozen=True, slots=True)
 class RunnerSizes:
-    """Bytes a runner will take, before anything is read: per page, and for the given numbers of rows."""
+    """Bytes a runner will take, before anything is read: per page, and for the given numbers of rows.
+
+    `sketch` comes on top of `weights`, and can be left out.
+    """
 
     weights: int
     scratch: int
     page: int
+    sketch: int = 0
 
 
 def default_threads() -> int:
@@ -66,7 +70,7 @@ class NativeRunner:
     def open(
         cls, source: TensorSource, config: ModelConfig, *, num_pages: int, max_rows: int, max_wanted: int,
         context: int, threads: int | None = None, pin: bool = False, kv_type: str = "bf16",
-        format: str = "auto", kernels: str = "",
+        format: str = "auto", sketch: bool = True, kernels: str = "",
     ) -> NativeRunner:  # fmt: skip
         """Load a checkpoint and build its program.
 
@@ -79,6 +83,7 @@ class NativeRunner:
         pin : bind thread i to the i-th of those processors
         kv_type : `bf16`, `int8` or `f32`
         format : weight format, see `NativeMaker`
+        sketch : keep a 4-bit copy of an 8-bit vocabulary projection, with which greedy steps read half of it
         kernels : force a kernel set by name (tests); default: the best this processor runs
 
         Raises
@@ -97,14 +102,17 @@ class NativeRunner:
         weights = load_weights(source, config, maker)
         ops = NativeOps(context)
         forward(ops, config, weights)
+        rough = None
+        if sketch and _native.sketch_bytes(weights.head.format, weights.head.rows, weights.head.inputs):
+            rough = _native.Sketch(pool, chosen, weights.head)
         program = compile_program(
             ops, pool, chosen, kv_type=kv_type, layers=config.layers, kv_heads=config.kv_heads,
             head_dim=config.head_dim, num_pages=num_pages, max_rows=max_rows, max_wanted=max_wanted,
-            vocab=config.vocab_size,
+            vocab=config.vocab_size, sketch=rough,
         )  # fmt: skip
         return cls(
             config, program, (pool, weights), max_rows=max_rows, max_wanted=max_wanted,
-            weight_bytes=maker.weight_bytes, kernels=chosen.name,
+            weight_bytes=maker.weight_bytes + (rough.nbytes if rough else 0), kernels=chosen.name,
         )  # fmt: skip
 
     @staticmethod
@@ -116,10 +124,12 @@ class NativeRunner:
         _check(config, kv_type)
         maker = SizingMaker(source, format)
         ops = NativeOps(context)
-        forward(ops, config, load_weights(source, config, maker))
+        weights = load_weights(source, config, maker)
+        forward(ops, config, weights)
+        sketch = _native.sketch_bytes(weights.head.format, weights.head.rows, weights.head.inputs)
         scratch = place(ops.nodes, max_rows, max_wanted, config.vocab_size).scratch_bytes
         page = _native.page_bytes(kv_type, config.layers, config.kv_heads, config.head_dim)
-        return RunnerSizes(maker.weight_bytes, scratch, page)
+        return RunnerSizes(maker.weight_bytes, scratch, page, sketch)
 
     @property
     def num_pages(self) -> int:

@@ -20,6 +20,8 @@ FormKey = tuple[str, int, int]
 """Activation form: kind, group, zero point (see native/layout.h)."""
 
 PLAIN: FormKey = ("plain", 32, 0)
+ROUGH: FormKey = _native.format_form("q4")
+"""Activations for a sketch of the vocabulary projection."""
 
 
 @dataclass(slots=True, eq=False)
@@ -113,6 +115,7 @@ class Layout:
     scratch_bytes: int
     logits_offset: int
     packed_offset: int
+    rough_offset: int
     passes: dict[int, list[tuple[_Value, FormKey]]]  # node index -> forms to derive right after it
 
 
@@ -187,8 +190,9 @@ def place(nodes: list[_Node], max_rows: int, max_wanted: int, vocab: int) -> Lay
     head = nodes[-1]
     form = head.arguments["matrix"].form
     packed = arena.take(_native.form_bytes(*form, head.inputs[0].width, max_wanted))
+    rough = arena.take(_native.form_bytes(*ROUGH, head.inputs[0].width, _native.SKETCH_ROWS))
     logits = arena.take(_native.form_bytes(*PLAIN, vocab + 15, max_wanted))
-    return Layout(arena.size, logits, packed, passes)
+    return Layout(arena.size, logits, packed, rough, passes)
 
 
 def _residual(node: _Node, index: int) -> _Value | None:
@@ -204,9 +208,13 @@ def _residual(node: _Node, index: int) -> _Value | None:
 
 def compile_program(
     ops: NativeOps, pool: Any, kernels: Any, *, kv_type: str, layers: int, kv_heads: int, head_dim: int,
-    num_pages: int, max_rows: int, max_wanted: int, vocab: int,
+    num_pages: int, max_rows: int, max_wanted: int, vocab: int, sketch: Any = None,
 ) -> Any:  # fmt: skip
     """Turn a recording into a native program.
+
+    Parameters
+    ----------
+    sketch : `_native.Sketch` of the head's matrix; greedy steps of few rows then read less of it
 
     Returns
     -------
@@ -227,7 +235,8 @@ def compile_program(
         if node.kind == "head":
             (x,) = node.inputs
             program.head(
-                a["matrix"], at(x), nowhere, _native.Place(layout.packed_offset, x.width, *a["matrix"].form),
+                a["matrix"], sketch, at(x), _native.Place(layout.packed_offset, x.width, *a["matrix"].form),
+                _native.Place(layout.rough_offset, x.width, *ROUGH),
                 _native.Place(layout.logits_offset, a["matrix"].rows), a["weight"], a["eps"], a["softcap"],
             )  # fmt: skip
             continue

@@ -78,6 +78,7 @@ class MatrixShape:
     rows: int
     inputs: int
     form: FormKey
+    format: str
 
 
 class SizingMaker:
@@ -94,7 +95,7 @@ class SizingMaker:
         format = matrix_format(infos, self.format)
         rows, inputs = counts[0] if gated else sum(counts), infos[0].shape[-1]
         self.weight_bytes += _native.matrix_bytes(format, rows, inputs, gated)
-        return MatrixShape(rows, inputs, _native.format_form(format))
+        return MatrixShape(rows, inputs, _native.format_form(format), format)
 
     def vector(self, *parts: Rows, offset: float = 0.0) -> npt.NDArray[np.float32]:
         return np.zeros(0, np.float32)
