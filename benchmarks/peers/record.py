@@ -22,7 +22,7 @@ class Work:
 
     Parameters
     ----------
-    weight_bytes : what one pass over the weights reads, as trimtab holds them
+    weight_bytes : of the weights as trimtab holds them, what one greedy step of one row reads
     kv_bytes : of one position in the cache
     """
 

@@ -43,7 +43,7 @@ class Trimtab:
             "version": __version__,
             "seconds": time.perf_counter() - start,
             "resident_bytes": resident_bytes(),
-            "weight_bytes": runner.memory["weights"],
+            "weight_bytes": runner.step_bytes,
             "kernels": runner.kernels,
         }
 

@@ -319,6 +319,54 @@ def test_tokens_that_only_the_settings_list_are_added(tmp_path: Path) -> None:
     (tmp_path / "tokenizer_config.json").write_text(json.dumps(settings))
     with pytest.raises(BadFile, match="cannot have id"):
         load_tokenizer(source)
+    settings["added_tokens_decoder"] = {"9" * 5000: extra}  # more digits than Python turns into a number
+    settings["model_max_length"] = int(1e30)  # what Transformers writes for "no limit"
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps(settings))
+    assert load_tokenizer(source).vocab_size == size
+
+
+@pytest.mark.parametrize(
+    "name", ["tokenizer.json", "tokenizer_config.json", "generation_config.json", "chat_template.jinja"]
+)
+def test_links_out_of_the_folder_are_refused(tmp_path: Path, name: str) -> None:
+    folder = tmp_path / "model"
+    folder.mkdir()
+    byte_level_folder(folder)
+    source = FakeSource({}, kind="safetensors", path=folder)
+    kept = (folder / name).read_text() if (folder / name).exists() else "{}"
+    outside = tmp_path / "outside"
+    outside.write_text(kept)
+    (folder / name).unlink(missing_ok=True)
+    (folder / name).symlink_to(outside)
+    with pytest.raises(BadFile, match="outside its folder"):
+        load_tokenizer(source)
+    outside.rename(folder / "real")
+    (folder / name).unlink()
+    (folder / name).symlink_to("real")
+    load_tokenizer(source)
+
+
+def test_files_in_the_hub_cache_are_links(tmp_path: Path) -> None:
+    model = tmp_path / "models--someone--something"
+    snapshot, blobs = model / "snapshots" / "abc", model / "blobs"
+    (snapshot / "additional_chat_templates").mkdir(parents=True)
+    blobs.mkdir()
+    byte_level_folder(snapshot)
+    (snapshot / "additional_chat_templates" / "tool_use.jinja").write_text("tools")
+    for path in [path for path in snapshot.rglob("*") if path.is_file()]:
+        up = "../" * (len(path.relative_to(model).parts) - 1)
+        path.rename(blobs / path.name)
+        path.symlink_to(f"{up}blobs/{path.name}")
+    tokenizer = load_tokenizer(FakeSource({}, kind="safetensors", path=snapshot))
+    assert tokenizer.chat([], tools=[{"type": "function"}]) == "tools"
+
+
+@pytest.mark.parametrize("name", ["tokenizer.json", "tokenizer_config.json", "tokenizer.model"])
+def test_files_beyond_any_tokenizer_are_not_read(tmp_path: Path, name: str) -> None:
+    with (tmp_path / name).open("wb") as file:
+        file.truncate(1 << 30)  # a hole: it takes no room on the disk
+    with pytest.raises(BadFile, match="larger than"):
+        load_tokenizer(FakeSource({}, kind="safetensors", path=tmp_path))
 
 
 PANICS = {

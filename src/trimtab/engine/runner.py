@@ -53,13 +53,15 @@ class NativeRunner:
 
     def __init__(
         self, config: ModelConfig, program: Any, keep: tuple[Any, ...], *, max_rows: int, max_wanted: int,
-        weight_bytes: int, kernels: str,
+        weight_bytes: int, step_bytes: int, kernels: str,
     ) -> None:  # fmt: skip
         self.config = config
         self.program = program
         self.max_rows = max_rows
         self.max_wanted = max_wanted
         self.kernels = kernels
+        self.step_bytes = step_bytes
+        """Of the weights, what a greedy step of one row reads."""
         self._keep = keep  # pool and weights live as long as the program that points at them
         self._weight_bytes = weight_bytes
         self._tokens = np.zeros(max_wanted, np.int32)
@@ -105,6 +107,9 @@ class NativeRunner:
         rough = None
         if sketch and _native.sketch_bytes(weights.head.format, weights.head.rows, weights.head.inputs):
             rough = _native.Sketch(pool, chosen, weights.head)
+        read = maker.weight_bytes - (0 if config.tied else weights.embed.nbytes)
+        if rough is not None:
+            read += rough.nbytes - weights.head.nbytes
         program = compile_program(
             ops, pool, chosen, kv_type=kv_type, layers=config.layers, kv_heads=config.kv_heads,
             head_dim=config.head_dim, num_pages=num_pages, max_rows=max_rows, max_wanted=max_wanted,
@@ -112,7 +117,7 @@ class NativeRunner:
         )  # fmt: skip
         return cls(
             config, program, (pool, weights), max_rows=max_rows, max_wanted=max_wanted,
-            weight_bytes=maker.weight_bytes + (rough.nbytes if rough else 0), kernels=chosen.name,
+            weight_bytes=maker.weight_bytes + (rough.nbytes if rough else 0), step_bytes=read, kernels=chosen.name,
         )  # fmt: skip
 
     @staticmethod

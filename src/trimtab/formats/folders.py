@@ -13,22 +13,26 @@ from trimtab.errors import BadFile
 from trimtab.formats.mapped import looks_like, open_regular
 
 
-def inside(folder: Path, name: str) -> Path:
+def inside(folder: Path, name: str, below: str = "") -> Path:
     """The file `name` of a folder.
 
     The name must be plain, and the file must lie in the folder once links are followed. One kind of link may
     lead out: in the hub's cache a snapshot's files point into `blobs` beside `snapshots`.
+
+    Parameters
+    ----------
+    below : the folder in `folder` that the file lies in, when it does not lie there itself
     """
     if not name or name in (".", "..") or any(sign in name for sign in "/\\\0:"):
         raise BadFile(folder, f"names the file {name[:80]!r}; only plain names of its own files are allowed")
-    path = folder / name
+    path = folder / below / name
     try:
         real, home = path.resolve(strict=True), folder.resolve(strict=True)
     except FileNotFoundError:
         raise BadFile(path, "the file is missing", hint="the download may be incomplete") from None
     except (OSError, RuntimeError) as error:  # RuntimeError: a loop of links
         raise BadFile(path, f"cannot be followed: {error}") from error
-    if real.parent == home:
+    if real.parent == home / below:
         return path
     model = home.parent.parent
     if (

@@ -15,11 +15,15 @@ from tokenizers import AddedToken
 from tokenizers import Tokenizer as Core
 
 from trimtab.errors import BadFile, Unsupported
+from trimtab.formats.folders import inside, read_bounded
 from trimtab.models.token_bytes import byte_level, sentencepiece
 from trimtab.models.tokenizer import END_NAMES, Vocabulary, library_errors
 
 MOST_BYTES = 256 << 20  # tokenizer.json of the largest vocabularies is about 35 MB
 MOST_SETTINGS_BYTES = 16 << 20
+LONGEST_ID = 10  # digits; no vocabulary reaches a longer number
+
+TEMPLATES = "additional_chat_templates"
 
 SPECIAL_NAMES = ("bos_token", "eos_token", "unk_token", "pad_token", "sep_token", "cls_token", "mask_token")
 # Ends of text that a folder must state itself; as names they would also stop base models of other families.
@@ -28,14 +32,14 @@ STATED_ENDS = frozenset({"<|endoftext|>", "<|end_of_text|>"})
 
 def read_folder(folder: Path) -> Vocabulary:
     """The vocabulary of a Hugging Face folder."""
-    settings = _json(folder / "tokenizer_config.json")
+    settings = _json(folder, "tokenizer_config.json")
     path = folder / "tokenizer.json"
-    if path.is_file():
-        core = _load(path)
-    elif (folder / "tokenizer.model").is_file():
+    if _exists(path):
+        core = _load(inside(folder, path.name))
+    elif _exists(folder / "tokenizer.model"):
         from trimtab.models.tokenizer_spm import load_spm
 
-        core = load_spm(folder / "tokenizer.model", settings)
+        core = load_spm(inside(folder, "tokenizer.model"), settings)
     else:
         raise BadFile(folder, "no tokenizer.json and no tokenizer.model")
     with library_errors(path, "not a sound tokenizer"):
@@ -48,7 +52,7 @@ def read_folder(folder: Path) -> Vocabulary:
     names = {name: text for name in SPECIAL_NAMES if (text := _text(settings.get(name))) is not None}
     stated = [core.token_to_id(names["eos_token"])] if "eos_token" in names else []
     for file in ("generation_config.json", "config.json"):
-        value = _json(folder / file).get("eos_token_id")
+        value = _json(folder, file).get("eos_token_id")
         stated += value if isinstance(value, list) else [value]
     ends = {i for i in stated if isinstance(i, int) and not isinstance(i, bool) and core.id_to_token(i)}
     ends |= {i for i in hidden if added[i].content in END_NAMES - STATED_ENDS}
@@ -68,21 +72,27 @@ def read_folder(folder: Path) -> Vocabulary:
     )
 
 
+def _exists(path: Path) -> bool:
+    """There is something of this name; a link that leads nowhere counts, and is refused when it is read."""
+    return path.exists() or path.is_symlink()
+
+
 def _load(path: Path) -> Core:
-    if path.stat().st_size > MOST_BYTES:
-        raise BadFile(path, f"larger than {MOST_BYTES >> 20} MiB, which no tokenizer is")
+    data = read_bounded(path, MOST_BYTES)
     with library_errors(path, "not a readable tokenizer"):
-        return Core.from_file(str(path))
+        return Core.from_buffer(data)
 
 
-def _json(path: Path) -> dict[str, Any]:
-    """The settings in a small JSON file; none when there is no such file."""
-    if not path.is_file():
+def _json(folder: Path, name: str) -> dict[str, Any]:
+    """The settings in a small JSON file; none when there is no such file.
+
+    Not read as strictly as a model's own description: `model_max_length` is often a number of 31 digits.
+    """
+    if not _exists(folder / name):
         return {}
-    if path.stat().st_size > MOST_SETTINGS_BYTES:
-        raise BadFile(path, f"larger than {MOST_SETTINGS_BYTES >> 20} MiB, which no settings are")
+    path = inside(folder, name)
     try:
-        content = json.loads(path.read_text("utf-8"))
+        content = json.loads(read_bounded(path, MOST_SETTINGS_BYTES).decode())
     except (ValueError, RecursionError) as error:
         raise BadFile(path, f"not readable JSON: {error}") from error
     if not isinstance(content, dict):
@@ -102,7 +112,7 @@ def _add_missing(core: Core, settings: Mapping[str, Any], folder: Path) -> None:
     listed = settings.get("added_tokens_decoder")
     if not isinstance(listed, Mapping):
         return
-    for key in sorted((key for key in listed if str(key).isdecimal()), key=int):
+    for key in sorted((key for key in listed if key.isdecimal() and len(key) <= LONGEST_ID), key=int):
         entry = listed[key]
         content = _text(entry)
         if not content or core.token_to_id(content) is not None:
@@ -139,17 +149,18 @@ def _templates(folder: Path, settings: Mapping[str, Any]) -> dict[str, str]:
     elif isinstance(stated, list):
         pairs = [entry for entry in stated if isinstance(entry, Mapping)]
         templates = {str(entry.get("name")): str(entry.get("template")) for entry in pairs}
-    files = {"default": folder / "chat_template.jinja"}
-    files |= {path.stem: path for path in sorted((folder / "additional_chat_templates").glob("*.jinja"))}
-    for name, path in files.items():
-        if path.is_file():
-            if path.stat().st_size > MOST_SETTINGS_BYTES:
-                raise BadFile(path, f"larger than {MOST_SETTINGS_BYTES >> 20} MiB, which no template is")
-            try:
-                templates[name] = path.read_text("utf-8")
-            except UnicodeDecodeError as error:
-                raise BadFile(path, "not UTF-8 text", error.start) from error
-    if not templates and (folder / "chat_template.json").is_file():  # as processors of vision models save it
-        template = _json(folder / "chat_template.json").get("chat_template")
+    more = folder / TEMPLATES
+    files = {"default": (folder / "chat_template.jinja", "")}
+    files |= {path.stem: (path, TEMPLATES) for path in sorted(more.glob("*.jinja"))}
+    for name, (found, below) in files.items():
+        if not _exists(found):
+            continue
+        path = inside(folder, found.name, below)
+        try:
+            templates[name] = read_bounded(path, MOST_SETTINGS_BYTES).decode()
+        except UnicodeDecodeError as error:
+            raise BadFile(path, "not UTF-8 text", error.start) from error
+    if not templates:  # as processors of vision models save it
+        template = _json(folder, "chat_template.json").get("chat_template")
         templates = {"default": template} if isinstance(template, str) else {}
     return templates

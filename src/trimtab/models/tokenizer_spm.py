@@ -15,9 +15,11 @@ from tokenizers import Tokenizer as Core
 from tokenizers.models import BPE
 
 from trimtab.errors import BadFile, Unsupported
+from trimtab.formats.folders import read_bounded
 from trimtab.models.token_bytes import SPACE_MARK
 from trimtab.models.tokenizer import library_errors
 
+MOST_BYTES = 64 << 20  # the largest published models have about 5 MB
 NORMAL, UNKNOWN, CONTROL, USER_DEFINED = 1, 2, 3, 4  # token kinds; sentencepiece and GGUF number them alike
 LONGEST_TOKEN = 4_096  # characters; bounds the work of finding merges
 BPE_MODEL = 2  # sentencepiece's number for this kind of model
@@ -86,8 +88,9 @@ def load_spm(path: Path, settings: Mapping[str, Any]) -> Core:
         ) from error
     pb2: Any = sentencepiece_model_pb2  # generated at import, so type checkers see nothing in it
     model = pb2.ModelProto()
+    data = read_bounded(path, MOST_BYTES)
     try:
-        model.ParseFromString(path.read_bytes())
+        model.ParseFromString(data)
     except Exception as error:  # protobuf's DecodeError, which differs between its versions
         raise BadFile(path, f"not a sentencepiece model: {error}") from error
     if model.trainer_spec.model_type != BPE_MODEL:
