@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from fastapi.responses import Response
 
+from trimtab.server.call import call_of
 from trimtab.server.errors import ApiError
 from trimtab.server.generation import (
     INLINE_CHARACTERS,
@@ -51,7 +52,7 @@ async def create(request: Request, body: ChatRequest, served: Served) -> Respons
     prompt = await _prompt(body, served)
 
     answer_id = f"chatcmpl-{secrets.token_hex(12)}"
-    submitted = submit(served, [prompt], params, answer_id, body.cache_salt or "")
+    submitted = submit(call_of(request), served, [prompt], params, answer_id, body.cache_salt)
     headers = {"x-request-id": answer_id}
     if body.stream:
         fields = {"id": answer_id, "object": "chat.completion.chunk", **origin(served)}

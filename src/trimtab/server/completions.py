@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from fastapi.responses import Response
 
 from trimtab.engine.output import TokenLogprob
+from trimtab.server.call import call_of
 from trimtab.server.errors import ApiError
 from trimtab.server.generation import (
     INLINE_CHARACTERS,
@@ -52,7 +53,7 @@ async def create(request: Request, body: CompletionRequest, served: Served) -> R
     prompts = await _prompts(body, served)
 
     answer_id = f"cmpl-{secrets.token_hex(12)}"
-    submitted = submit(served, prompts, params, answer_id, body.cache_salt or "")
+    submitted = submit(call_of(request), served, prompts, params, answer_id, body.cache_salt)
     headers = {"x-request-id": answer_id}
     writer = _Writer(served, submitted, bool(body.echo), body.logprobs)
     if body.stream:

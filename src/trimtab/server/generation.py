@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from trimtab.engine.handle import Handle
     from trimtab.engine.output import Completion, Delta, TokenLogprob
     from trimtab.engine.sampling import SamplingParams
+    from trimtab.server.call import Call
     from trimtab.server.schemas import GenerationRequest
     from trimtab.server.served import Served
 
@@ -59,9 +60,22 @@ class Submitted:
 
 
 def submit(
-    served: Served, prompts: Sequence[Sequence[int]], params: SamplingParams, answer_id: str, salt: str
+    call: Call,
+    served: Served,
+    prompts: Sequence[Sequence[int]],
+    params: SamplingParams,
+    answer_id: str,
+    cache_salt: str | None = None,
+    *,
+    priority: int = 0,
 ) -> Submitted:
     """Hand every choice of every prompt to the engine, or none of them.
+
+    Parameters
+    ----------
+    call : for whom; of a request, `call_of(request)`
+    cache_salt : prefixes are shared only under equal ones, and only within the call's tenant
+    priority : lower goes first
 
     Raises
     ------
@@ -73,15 +87,20 @@ def submit(
         message = f"Invalid 'n': {len(prompts)} prompts with {params.n} choices; {most} outputs is the most."
         raise ApiError.invalid("n", message)
     handles: list[Handle] = []
+    salt = call.salt(cache_salt)
     try:
         # Equal prompts are computed once when all of them are there before the first step.
         with engine.hold() if len(prompts) * params.n > 1 else nullcontext():
             for prompt in prompts:
-                handles += engine.submit_choices(prompt, params, request_id=answer_id, salt=salt)
+                handles += engine.submit_choices(
+                    prompt, params, request_id=answer_id, salt=salt, priority=priority
+                )
     except BaseException:
         for handle in handles:
             handle.cancel()
         raise
+    call.id = answer_id
+    call.handles += handles
     return Submitted(prompts, handles, params.n)
 
 
