@@ -284,7 +284,8 @@ void bind_core(nb::module_& m) {
                       Vector<int32_t> page_start, Vector<int32_t> pages, Vector<int32_t> wanted, Vector<uint8_t> sampling,
                       Vector<int32_t> adjust_start, Vector<uint8_t> adjust, std::optional<Array<uint32_t>> mask,
                       Output<int32_t> out_tokens, Output<float> out_logprobs, Output<int32_t> top_tokens,
-                      Output<float> top_logprobs) {
+                      Output<float> top_logprobs, std::optional<Vector<int32_t>> hidden_rows,
+                      std::optional<Output<float>> hidden) {
         Step s = make_step(tokens, positions, span_start, page_start, pages, wanted);
         s.sampling = records<SamplingRow>(sampling, s.num_wanted, "sampling");
         expect(Vector<int32_t>(adjust_start), s.num_wanted + 1, "adjust_start");
@@ -299,10 +300,21 @@ void bind_core(nb::module_& m) {
         for (int i = 0; i < s.num_wanted; ++i)
           if (s.sampling[i].top_logprobs > s.top) throw std::invalid_argument("top_tokens: narrower than a row's top_logprobs");
         if (mask) {
-          if (mask->ndim() != 2 || int64_t(mask->shape(0)) < s.num_wanted || int64_t(mask->shape(1)) * 32 < p.vocab())
-            throw std::invalid_argument("mask: one row per wanted row, one bit per token");
-          s.mask = mask->data();
+          if (mask->ndim() != 2 || int64_t(mask->shape(1)) * 32 < p.vocab())
+            throw std::invalid_argument("mask: one bit per token");
+          s.masks = mask->data();
           s.mask_words = int64_t(mask->shape(1));
+        }
+        for (int i = 0; i < s.num_wanted; ++i)
+          if (s.sampling[i].mask < 0 || s.sampling[i].mask > (mask ? int64_t(mask->shape(0)) : 0))
+            throw std::invalid_argument("sampling: a mask that is not there");
+        if (hidden_rows) {
+          s.hidden_rows = hidden_rows->data();
+          s.num_hidden = int(hidden_rows->shape(0));
+          if (!hidden || hidden->ndim() != 2 || int64_t(hidden->shape(0)) != s.num_hidden ||
+              int64_t(hidden->shape(1)) != p.width())
+            throw std::invalid_argument("hidden: (hidden rows, width of the model)");
+          s.hidden = hidden->data();
         }
         s.out_tokens = out_tokens.data();
         s.out_logprobs = out_logprobs.data();
@@ -312,7 +324,8 @@ void bind_core(nb::module_& m) {
         p.run(s);
       }, nb::arg("tokens"), nb::arg("positions"), nb::arg("span_start"), nb::arg("page_start"), nb::arg("pages"),
          nb::arg("wanted"), nb::arg("sampling"), nb::arg("adjust_start"), nb::arg("adjust"), nb::arg("mask").none(),
-         nb::arg("out_tokens"), nb::arg("out_logprobs"), nb::arg("top_tokens"), nb::arg("top_logprobs"))
+         nb::arg("out_tokens"), nb::arg("out_logprobs"), nb::arg("top_tokens"), nb::arg("top_logprobs"),
+         nb::arg("hidden_rows") = nb::none(), nb::arg("hidden") = nb::none())
       .def("logits", [](Program& p, Vector<int32_t> tokens, Vector<int32_t> positions, Vector<int32_t> span_start,
                         Vector<int32_t> page_start, Vector<int32_t> pages, Vector<int32_t> wanted, Output<float> out) {
         Step s = make_step(tokens, positions, span_start, page_start, pages, wanted);
@@ -325,6 +338,7 @@ void bind_core(nb::module_& m) {
       .def_rw("timed", &Program::timed)
       .def("take_times", &Program::take_times)
       .def_prop_ro("num_pages", &Program::num_pages)
+      .def_prop_ro("width", &Program::width)
       .def_prop_ro("scratch_bytes", [](const Program& p) { return p.scratch().bytes(); })
       .def_prop_ro("page_memory_bytes", [](const Program& p) { return p.pages().bytes(); });
 }

@@ -63,12 +63,14 @@ void Program::check(const Step& s) const {
     need(s.wanted[i] >= 0 && s.wanted[i] < s.rows, "wanted row outside the batch");
     if (!s.logits) need(s.sampling[i].score < vocab_, "scored token outside the vocabulary");
   }
+  for (int i = 0; i < s.num_hidden; ++i)
+    need(s.hidden_rows[i] >= 0 && s.hidden_rows[i] < s.rows, "hidden row outside the batch");
 }
 
 void Program::plan(const Step& s) {
   block_rows_ = even_blocks(s.rows, kernels_.max_rows);
   wanted_block_rows_ = even_blocks(s.num_wanted, kernels_.max_rows);
-  greedy_ = !s.logits && !s.mask && s.num_wanted <= kSketchRows;
+  greedy_ = !s.logits && s.num_wanted <= kSketchRows;
   for (int i = 0; greedy_ && i < s.num_wanted; ++i)
     greedy_ = !(s.sampling[i].temperature > 0) && s.sampling[i].top_logprobs < 0 && s.sampling[i].score < 0 &&
               s.adjust_start[i] == s.adjust_start[i + 1];
@@ -83,6 +85,11 @@ void Program::plan(const Step& s) {
     const int64_t page = s.pages[s.page_start[k] + last / kPageTokens];
     std::memset(kv_memory_.data() + page * kv_.page_bytes(), 0, kv_.page_bytes());
   }
+}
+
+int64_t Program::width() const {
+  const auto* head = ops_.empty() ? nullptr : std::get_if<HeadOp>(&ops_.back());
+  return head ? head->in.width : 0;
 }
 
 void Program::run(const Step& s) {
@@ -240,10 +247,17 @@ void Program::operate(const AddOp& op, const Step& s, int thread) {
 }
 
 void Program::operate(const HeadOp& op, const Step& s, int thread) {
+  float* row = reinterpret_cast<float*>(row_scratch_[thread].data());
+  if (s.num_hidden > 0)
+    pool_.share(thread, s.num_hidden, 8, [&](int64_t begin, int64_t end) {
+      for (int64_t i = begin; i < end; ++i) {
+        kernels_.norm_row(at<float>(op.in) + s.hidden_rows[i] * op.in.ld(), op.weight.data(), op.eps, op.in.width, row);
+        std::memcpy(s.hidden + i * op.in.width, row, op.in.width * sizeof(float));
+      }
+    });
   if (s.num_wanted == 0) return;
   // A cap may round two logits to one; which comes first is then a question of all of them.
   const bool by_sketch = op.sketch && greedy_ && op.softcap == 0;
-  float* row = reinterpret_cast<float*>(row_scratch_[thread].data());
   pool_.share(thread, s.num_wanted, 1, [&](int64_t begin, int64_t end) {
     for (int64_t i = begin; i < end; ++i) {
       kernels_.norm_row(at<float>(op.in) + s.wanted[i] * op.in.ld(), op.weight.data(), op.eps, op.in.width, row);
@@ -270,11 +284,22 @@ void Program::operate(const HeadOp& op, const Step& s, int thread) {
       }
       const int32_t first = s.adjust_start[i];
       sample_row(logits, int(vocab_), s.sampling[i], s.adjust + first, s.adjust_start[i + 1] - first,
-                 s.mask ? s.mask + i * s.mask_words : nullptr,
+                 s.mask_of(int(i)),
                  reinterpret_cast<float*>(sampler_scratch_[thread].data()), s.out_tokens + i, s.out_logprobs + i,
                  s.out_top_tokens + i * s.top, s.out_top_logprobs + i * s.top, s.top);
     }
   });
+}
+
+// Sets the logits of the tokens from `begin` to `end` that the mask has no bit for to -inf; `begin` starts a tile.
+static void forbid(float* logits, const uint32_t* mask, int64_t begin, int64_t end) {
+  static_assert(32 % kTileRows == 0, "a tile lies inside one word");
+  for (int64_t first = begin; first < end; first += kTileRows) {
+    const uint32_t word = mask[first / 32] >> (first % 32);
+    const int count = int(std::min<int64_t>(kTileRows, end - first));
+    for (int k = 0; k < count; ++k)
+      logits[first + k] = word >> k & 1 ? logits[first + k] : -std::numeric_limits<float>::infinity();
+  }
 }
 
 // The tokens of a greedy step by the sketch. False if it cannot tell, because logits are not finite.
@@ -292,8 +317,11 @@ bool Program::highest(const HeadOp& op, const Step& s, int thread) {
   std::fill_n(mine.token, kSketchRows, -1);
   const int64_t tiles = op.matrix->tiles(), grain = std::max<int64_t>(1, tiles / (8 * pool_.threads()));
   pool_.share(thread, tiles, grain, [&](int64_t begin, int64_t stop) {
-    for (int i = 0; i < s.num_wanted; ++i)
-      mine.floor[i] = std::max(mine.floor[i], sketch.floor(end.out + i * end.ld, lengths_[i], begin, stop));
+    for (int i = 0; i < s.num_wanted; ++i) {
+      float* logits = end.out + i * end.ld;
+      if (const uint32_t* mask = s.mask_of(i)) forbid(logits, mask, begin * kTileRows, std::min(stop * kTileRows, vocab_));
+      mine.floor[i] = std::max(mine.floor[i], sketch.floor(logits, lengths_[i], begin, stop));
+    }
   });
   float floor[kSketchRows];
   std::fill_n(floor, kSketchRows, kLowest);
@@ -313,7 +341,8 @@ bool Program::highest(const HeadOp& op, const Step& s, int thread) {
       kernels_.multiply(exact, tile, tile + 1);
       const int64_t first = tile * kTileRows, count = std::min<int64_t>(kTileRows, vocab_ - first);
       for (int i = 0; i < s.num_wanted; ++i) {
-        const float* logits = end.out + i * end.ld + first;
+        float* logits = end.out + i * end.ld + first;
+        if (const uint32_t* mask = s.mask_of(i)) forbid(end.out + i * end.ld, mask, first, first + count);
         for (int64_t k = 0; k < count; ++k) {
           const int32_t token = int32_t(first + k);
           if (logits[k] > mine.best[i] || (logits[k] == mine.best[i] && token < mine.token[i])) {

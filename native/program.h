@@ -52,8 +52,10 @@ struct Step {
   const SamplingRow* sampling;
   const int32_t* adjust_start;
   const AdjustEntry* adjust;
-  const uint32_t* mask;
+  const uint32_t* masks;  // a row of `mask_words` for each mask; SamplingRow says which one is whose
   int64_t mask_words;
+  const int32_t* hidden_rows;  // rows whose final hidden state is a result, normed
+  int num_hidden;
   // Results; `logits` null unless the caller wants them all, and then nothing is sampled.
   int32_t* out_tokens;
   float* out_logprobs;
@@ -61,6 +63,10 @@ struct Step {
   float* out_top_logprobs;
   int top;
   float* logits;
+  float* hidden;  // (num_hidden, width of the model)
+
+  // The tokens that wanted row i may choose, or null for all.
+  const uint32_t* mask_of(int i) const { return sampling[i].mask > 0 ? masks + (sampling[i].mask - 1) * mask_words : nullptr; }
 };
 
 class Program {
@@ -77,6 +83,7 @@ class Program {
 
   int64_t num_pages() const { return num_pages_; }
   int64_t vocab() const { return vocab_; }
+  int64_t width() const;  // of a hidden state
   const Memory& pages() const { return kv_memory_; }
   const Memory& scratch() const { return scratch_; }
 

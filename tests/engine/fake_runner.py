@@ -17,6 +17,7 @@ from trimtab.engine.batch import PAGE_TOKENS, Batch, StepResult
 from trimtab.engine.sampling import SamplingParams, adjust_entries, sample_reference, sampling_row
 
 VOCAB = 24
+WIDTH = 8
 EOS = 3
 
 
@@ -24,6 +25,11 @@ def toy_logits(context: np.ndarray, memory: int) -> np.ndarray:
     """Logits after a context; only its last `memory` tokens matter, and few of them make it repeat."""
     key = zlib.crc32(np.ascontiguousarray(context[-memory:], np.int32).tobytes())
     return np.random.default_rng(key).normal(size=VOCAB).astype(np.float32) * 3
+
+
+def toy_hidden(context: np.ndarray, memory: int) -> np.ndarray:
+    """A hidden state that tells a context from every other; some values are large, so that sums matter."""
+    return toy_logits(context, memory)[:WIDTH] * np.float32(100)
 
 
 @dataclass
@@ -42,7 +48,7 @@ class FakeRunner:
     memory: dict[str, int] = field(default_factory=lambda: {"weights": 1, "scratch": 2, "pages": 3})
 
     def __post_init__(self) -> None:
-        self.config = SimpleNamespace(vocab_size=VOCAB, context=self.context)
+        self.config = SimpleNamespace(vocab_size=VOCAB, context=self.context, hidden=WIDTH)
         self.pages = np.full((self.num_pages, PAGE_TOKENS), -1, np.int32)
 
     def step(self, batch: Batch) -> StepResult:
@@ -51,7 +57,8 @@ class FakeRunner:
             raise RuntimeError("the fake runner was told to fail")
         top = int(max(0, batch.sampling["top_logprobs"].max(initial=0)))
         rows = []
-        for place, context in enumerate(self._contexts(batch)):
+        contexts, hidden = self._contexts(batch)
+        for place, context in enumerate(contexts):
             adjust = batch.adjust[batch.adjust_start[place] : batch.adjust_start[place + 1]]
             logits = toy_logits(context, self.memory_tokens)
             rows.append(sample_reference(logits, batch.sampling[place], adjust, width=top))
@@ -60,16 +67,17 @@ class FakeRunner:
             np.array([row.logprob for row in rows], np.float32),
             np.array([row.top_tokens for row in rows], np.int32).reshape(len(rows), top),
             np.array([row.top_logprobs for row in rows], np.float32).reshape(len(rows), top),
+            np.stack([toy_hidden(context, self.memory_tokens) for context in hidden]) if hidden else None,
         )
 
     def logits(self, batch: Batch) -> np.ndarray:
-        return np.stack([toy_logits(context, self.memory_tokens) for context in self._contexts(batch)])
+        return np.stack([toy_logits(context, self.memory_tokens) for context in self._contexts(batch)[0]])
 
     def close(self) -> None:
         self.closed = True
 
-    def _contexts(self, batch: Batch) -> list[np.ndarray]:
-        """Write the batch into the pages, then read the context of each wanted row."""
+    def _contexts(self, batch: Batch) -> tuple[list[np.ndarray], list[np.ndarray]]:
+        """Write the batch into the pages, then read the contexts of the wanted and of the hidden rows."""
         spans = list(zip(batch.span_start[:-1], batch.span_start[1:], strict=True))
         self.rows += len(batch.tokens)
         assert 0 < len(batch.tokens) <= self.max_rows
@@ -93,14 +101,15 @@ class FakeRunner:
                 self.pages[page, position % PAGE_TOKENS] = batch.tokens[row]
         for span, table in enumerate(tables):
             assert all(written.get(page, span) == span for page in table.tolist()), "a shared page is written"
+        asked = [] if batch.hidden is None else batch.hidden.tolist()
         contexts = []
-        for row in batch.wanted:
+        for row in [*batch.wanted.tolist(), *asked]:
             span = int(np.searchsorted(batch.span_start, row, side="right")) - 1
             length = int(batch.positions[row]) + 1
             flat = self.pages[tables[span][: -(-length // PAGE_TOKENS)]].reshape(-1)[:length]
             assert (flat >= 0).all(), "a position was never computed"
             contexts.append(flat.copy())
-        return contexts
+        return contexts[: len(batch.wanted)], contexts[len(batch.wanted) :]
 
 
 class FakeTokenizer:

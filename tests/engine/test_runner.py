@@ -18,6 +18,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 import torch
+import transformers
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -109,6 +110,56 @@ def test_logits_equal_transformers(name: str, folders: Folders) -> None:
     for kernels in KERNEL_SETS:
         got = run(folder, IN_CHUNKS, kernels=kernels)
         np.testing.assert_allclose(got[0], expected, atol=TOLERANCE, rtol=0, err_msg=kernels)
+
+
+def hidden_states(folder: Path, tokens: Sequence[int]) -> Floats:
+    """What Transformers' vocabulary projection reads, (tokens, width)."""
+    model = transformers.AutoModel.from_pretrained(
+        folder, dtype=torch.float32, attn_implementation="eager"
+    ).eval()
+    with torch.no_grad():
+        states = model(torch.tensor([list(tokens)]), use_cache=False).last_hidden_state
+    return np.asarray(states[0].numpy(), np.float32)
+
+
+def hidden_of(runner: Any) -> Callable[[Batch], Floats]:
+    """Run batches for the hidden states of all their rows and nothing else."""
+
+    def run_batch(batch: Batch) -> Floats:
+        batch.hidden, batch.wanted = batch.wanted, batch.wanted[:0]
+        batch.sampling, batch.adjust_start = batch.sampling[:0], batch.adjust_start[:1]
+        return np.array(runner.step(batch).hidden)
+
+    return run_batch
+
+
+@pytest.mark.parametrize("name", VARIANTS)
+def test_hidden_states_equal_transformers(name: str, folders: Folders) -> None:
+    """No sum comes after them, so the tolerance of the logits is more than they need."""
+    folder = folders(name)
+    expected = hidden_states(folder, SEQUENCES[0])
+    assert np.ptp(expected) > 3
+    for kernels in KERNEL_SETS:
+        with closing(open_runner(folder, kernels=kernels)) as runner:
+            got = run_in_chunks(hidden_of(runner), SEQUENCES, IN_CHUNKS)
+        np.testing.assert_allclose(got[0], expected, atol=TOLERANCE, rtol=0, err_msg=kernels)
+
+
+def test_hidden_states_and_tokens_of_one_step(folders: Folders) -> None:
+    """Both are asked for by their rows; neither changes the other."""
+    sequence = SEQUENCES[0][:20]
+    with closing(open_runner(folders("llama"), [sequence])) as runner:
+        batch = batch_of([(sequence, 0, [1, 2])])
+        alone = runner.step(batch).tokens
+        every = hidden_of(runner)(batch_of([(sequence, 0, [1, 2])]))
+        batch.hidden = np.array([19, 3, 3], np.int32)
+        both = runner.step(batch)
+        assert both.hidden is not None
+        assert np.array_equal(both.hidden, every[[19, 3, 3]])
+        assert np.array_equal(both.tokens, alone)
+        batch.hidden = np.array([20], np.int32)
+        with pytest.raises(ValueError, match="hidden row"):
+            runner.step(batch)
 
 
 AWKWARD: dict[str, dict[str, Any]] = {
@@ -264,12 +315,14 @@ def sampling_rows(count: int) -> npt.NDArray[Any]:
 
 
 def adjusted(batch: Batch) -> Batch:
-    """Biases on every third row, and a mask of even tokens on all."""
+    """Biases on every third row; every second row may only choose even tokens, or only odd ones."""
     rows = len(batch.wanted)
     counts = np.where(np.arange(rows) % 3 == 0, 2, 0)
     batch.adjust = np.tile(np.array([(4, 1, 0, 9.5), (6, 0, 1, -3.0)], ADJUST), int((counts > 0).sum()))
     batch.adjust_start = np.concatenate([[0], np.cumsum(counts)]).astype(np.int32)
-    batch.mask = np.full((rows, -(-VOCAB // 32)), 0x55555555, np.uint32)
+    words = -(-VOCAB // 32)
+    batch.mask = np.array([[0x55555555] * words, [0xAAAAAAAA] * words], np.uint32)
+    batch.sampling["mask"] = np.arange(rows) % 2 * (1 + np.arange(rows) // 2 % 2)
     return batch
 
 
@@ -283,7 +336,8 @@ def test_a_step_samples_the_logits(with_adjustments: bool, folders: Folders) -> 
         logits, result = runner.logits(batch), runner.step(batch)
         for i, (row, values) in enumerate(zip(batch.sampling, logits, strict=True)):
             adjust = batch.adjust[batch.adjust_start[i] : batch.adjust_start[i + 1]]
-            expected = sample_reference(values, row, adjust, None if batch.mask is None else batch.mask[i])
+            mask = batch.mask[row["mask"] - 1] if batch.mask is not None and row["mask"] else None
+            expected = sample_reference(values, row, adjust, mask)
             assert result.tokens[i] == expected[0]
             np.testing.assert_allclose(result.logprobs[i], expected[1], atol=1e-5)
             top = int(row["top_logprobs"])

@@ -21,7 +21,8 @@ from trimtab.kernels.torch_ops import KvType, WeightFormat
 from trimtab.models.config import config_from
 
 sys.path.append(str(Path(__file__).parents[1] / "models"))
-from tiny import batch_of, make_tiny, reference_logits, some_tokens
+from test_runner import hidden_of, hidden_states
+from tiny import CLASSES, batch_of, make_tiny, num_pages_for, reference_logits, run_in_chunks, some_tokens
 
 VOCAB = 67
 
@@ -37,8 +38,8 @@ def batch_with(
     counts = np.bincount([row % rows for row, _ in ordered], minlength=rows)
     batch.adjust_start = np.concatenate([[0], np.cumsum(counts)]).astype(np.int32)
     if mask:
-        words = np.random.default_rng(1).integers(1, 2**32, (rows, -(-VOCAB // 32)), dtype=np.uint32)
-        batch.mask = words
+        batch.mask = np.random.default_rng(1).integers(1, 2**32, (2, -(-VOCAB // 32)), dtype=np.uint32)
+        batch.sampling["mask"] = np.arange(rows) % 3
     return batch
 
 
@@ -74,7 +75,8 @@ def test_every_row_is_sampled_as_the_reference_does(
     result = sample(torch.from_numpy(logits), batch)
     for i in range(len(rows)):
         changes = batch.adjust[batch.adjust_start[i] : batch.adjust_start[i + 1]]
-        allowed = None if batch.mask is None else batch.mask[i]
+        which = batch.sampling[i]["mask"]
+        allowed = batch.mask[which - 1] if batch.mask is not None and which else None
         found = sample_reference(logits[i], batch.sampling[i], changes, allowed, result.top_tokens.shape[1])
         assert result.tokens[i] == found.token
         np.testing.assert_array_equal(result.logprobs[i], np.float32(found.logprob))
@@ -137,3 +139,15 @@ def test_limits_hold(tmp_path: Path) -> None:
             runner.step(batch_of([([1] * 17, 0, [0, 1])]))
         with pytest.raises(UsageError, match="no device `abacus`"):
             TorchRunner.open(source, config, num_pages=4, device="abacus")
+
+
+@pytest.mark.parametrize("name", CLASSES)
+def test_hidden_states_equal_transformers(name: str, tmp_path: Path) -> None:
+    sequence = some_tokens(40)
+    folder = make_tiny(name, tmp_path)
+    with closing(open_source(folder)) as source:
+        pages = num_pages_for([sequence])
+        runner = TorchRunner.open(source, config_from(source), num_pages=pages, context=40, device="cpu")
+    with closing(runner):
+        got = run_in_chunks(hidden_of(runner), [sequence], [[25, 1, 14]])[0]
+    np.testing.assert_allclose(got, hidden_states(folder, sequence), atol=2e-4, rtol=0)

@@ -25,7 +25,7 @@ class Assembly:
     """The spans of one step so far."""
 
     __slots__ = (
-        "_adjust", "_adjust_start", "_adjusted", "_page_start", "_pages", "_positions", "_records",
+        "_adjust", "_adjust_start", "_adjusted", "_hidden", "_page_start", "_pages", "_positions", "_records",
         "_span_start", "_tokens", "_wanted", "rows", "wanted",
     )  # fmt: skip
 
@@ -38,6 +38,7 @@ class Assembly:
         self._page_start = array("i", (0,))
         self._pages = array("i")
         self._wanted = array("i")
+        self._hidden = array("i")
         self._records = bytearray()
         self._adjust: list[Records] = []
         self._adjust_start = array("i", (0,))
@@ -77,6 +78,8 @@ class Assembly:
             self._records += records.tobytes()
             self._wanted.extend(range(self.rows, self.rows + scored))
             self.wanted += scored
+        if sequence.pooling:
+            self._hidden.extend(range(self.rows, self.rows + count))
         self.rows += count
         if wants_next:
             self._want(sequence, self.rows - 1, len(sequence.tokens) - sequence.prompt_length)
@@ -100,6 +103,7 @@ class Assembly:
             sampling=np.frombuffer(self._records, SAMPLING),
             adjust_start=adjust_start,
             adjust=adjust,
+            hidden=np.frombuffer(self._hidden, np.int32) if self._hidden else None,
         )
 
     def _want(self, sequence: Sequence, row: int, draw: int) -> None:

@@ -41,7 +41,9 @@ class Batch:
     sampling : (R,) records of `trimtab.engine.sampling.SAMPLING`
     adjust_start : (R + 1,) int32, wanted row r owns adjust[adjust_start[r] : adjust_start[r + 1]]
     adjust : records of `trimtab.engine.sampling.ADJUST`: penalties and biases
-    mask : (R, ceil(vocabulary / 32)) uint32, one bit per allowed token (bit t % 32 of word t // 32), or None
+    mask : (K, ceil(vocabulary / 32)) uint32, one bit per allowed token (bit t % 32 of word t // 32), or None;
+        a record's `mask` is k + 1 when row k is its own, and 0 when it may choose any token
+    hidden : int32, rows whose final hidden states are a result; None for none
 
     The arrays may be views of buffers that the engine fills again for the next step: a runner reads them
     before `step` returns and keeps none of them.
@@ -57,6 +59,7 @@ class Batch:
     adjust_start: Ints
     adjust: Records
     mask: npt.NDArray[np.uint32] | None = None
+    hidden: Ints | None = None
 
 
 @dataclass(slots=True)
@@ -69,12 +72,15 @@ class StepResult:
     logprobs : (R,) float32, its log probability under the unmodified distribution
     top_tokens, top_logprobs : (R, T), the most probable tokens, best first; T is the largest number that a
         row of the batch asked for, and rows that asked for fewer hold meaningless values beyond theirs
+    hidden : (batch.hidden, width of the model), what the vocabulary projection would read: the residual
+        stream after the final norm; it may be a buffer that the next step fills again
     """
 
     tokens: Ints
     logprobs: Floats
     top_tokens: Ints
     top_logprobs: Floats
+    hidden: Floats | None = None
 
 
 class Runner(Protocol):

@@ -12,7 +12,7 @@ import random
 import threading
 import time
 from array import array
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
 from contextlib import contextmanager
@@ -32,7 +32,7 @@ from trimtab.engine.pages import PagePool, pages_for
 from trimtab.engine.sampling import SamplingParams
 from trimtab.engine.scheduler import Scheduler
 from trimtab.engine.sequence import Sequence as Output
-from trimtab.engine.stats import TPOT_BOUNDS_S, TTFT_BOUNDS_S, Histogram, Rate
+from trimtab.engine.stats import RECENT, TPOT_BOUNDS_S, TTFT_BOUNDS_S, Ended, Histogram, Rate
 from trimtab.errors import Busy, TrimtabError, UsageError
 
 if TYPE_CHECKING:
@@ -66,6 +66,7 @@ class EngineSettings(BaseModel, frozen=True, extra="forbid"):
     seed: int | None = Field(
         default=None, description="of requests that bring none; by default different each time"
     )
+    token_times: bool = Field(default=False, description="note for each output token when it came")
 
 
 class Engine:
@@ -111,8 +112,10 @@ class Engine:
         self._empty.set()
         self._stopping = False
         self._started_at = clock()
+        self._queued = Histogram(TTFT_BOUNDS_S)
         self._ttft = Histogram(TTFT_BOUNDS_S)
         self._tpot = Histogram(TPOT_BOUNDS_S)
+        self._recent: deque[Ended] = deque(maxlen=RECENT)
         self._rate = Rate()
         self._ended: Counter[str] = Counter()
         self._thread = threading.Thread(target=self._run, name="trimtab-engine", daemon=True)
@@ -167,6 +170,19 @@ class Engine:
                 handle.cancel()
             raise
         return handles
+
+    def submit_embedding(
+        self, prompt: Sequence[int], request_id: str | None = None, salt: str = "", *, priority: int = 0
+    ) -> Handle:
+        """Queue a request for the mean of a prompt's final hidden states; its completion has `embedding`.
+
+        It shares steps with the requests that generate, and waits, runs and is cancelled as they are.
+
+        Raises
+        ------
+        UsageError, TooLong, Busy : see `submit`
+        """
+        return self._submit(prompt, _NO_OUTPUT, 0, request_id, salt, priority, pooling=True)
 
     @contextmanager
     def hold(self) -> Iterator[None]:
@@ -230,11 +246,21 @@ class Engine:
             "requests": {
                 reason: self._ended[reason] for reason in ("stop", "length", "cancelled", "failed", "refused")
             },
+            "queue_s": self._queued.snapshot(),
             "ttft_s": self._ttft.snapshot(),
             "tpot_s": self._tpot.snapshot(),
             "memory_bytes": dict(self.runner.memory),
             "uptime_s": now - self._started_at,
         }
+
+    def recent(self) -> tuple[Ended, ...]:
+        """The last requests that ended with output, oldest first, with their exact latencies."""
+        return tuple(self._recent)
+
+    @property
+    def now(self) -> float:
+        """The engine's clock, by which sequences are stamped."""
+        return self._clock()
 
     def drain(self, timeout_s: float | None = None) -> bool:
         """Refuse new requests and wait for the others; True when none is left."""
@@ -270,6 +296,7 @@ class Engine:
         request_id: str | None,
         salt: str,
         priority: int,
+        pooling: bool = False,
     ) -> Handle:
         config = self.runner.config
         tokens = checked_tokens(prompt, config.vocab_size)
@@ -297,8 +324,10 @@ class Engine:
             seed=(seed + index * _SEED_STEP) % 2**64,
             age=(priority, serial),
             salt=salt,
-            shares=self.settings.sharing and params.prompt_logprobs is None,
+            shares=self.settings.sharing and params.prompt_logprobs is None and not pooling,
+            pooling=pooling,
             submitted_at=self._clock(),
+            timed=self.settings.token_times,
         )
         with self._lock:
             if self._refusing:
@@ -344,6 +373,8 @@ class Engine:
             return True
         if batch is None:
             return False
+        if scheduler.prefilling:
+            self._mark_started(scheduler.prefilling)
         try:
             touched = scheduler.commit(self.runner.step(batch))
         except Exception as error:
@@ -355,7 +386,8 @@ class Engine:
         for sequence in touched:
             if sequence.first_at == 0.0:
                 sequence.first_at = now
-                self._ttft.add(now - sequence.submitted_at)
+                if not sequence.pooling:
+                    self._ttft.add(now - sequence.submitted_at)
             if sequence.finish is not None or sequence.error is not None:
                 self._close(sequence, now)
             waiter = sequence.waiter
@@ -365,6 +397,14 @@ class Engine:
         if waiters:
             wake(waiters)
         return True
+
+    def _mark_started(self, sequences: list[Output]) -> None:
+        """Note the end of the wait of those that are about to enter their first step."""
+        now = self._clock()
+        for sequence in sequences:
+            if sequence.started_at == 0.0 and sequence.pages:
+                sequence.started_at = now
+                self._queued.add(now - sequence.submitted_at)
 
     def _add(self, sequence: Output) -> None:
         if not sequence.closed:
@@ -400,8 +440,11 @@ class Engine:
         sequence.lookup = None
         sequence.digests = []
         outputs = len(sequence.tokens) - sequence.prompt_length
-        if outputs > 1:
-            self._tpot.add((now - sequence.first_at) / (outputs - 1))
+        tpot = (now - sequence.first_at) / (outputs - 1) if outputs > 1 else None
+        if tpot is not None:
+            self._tpot.add(tpot)
+        if outputs:
+            self._recent.append(Ended(now, sequence.first_at - sequence.submitted_at, tpot))
         self._ended["failed" if sequence.error is not None else sequence.finish or "cancelled"] += 1
         sequence.closed = True
         with self._lock:

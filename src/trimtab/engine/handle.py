@@ -114,6 +114,11 @@ class Handle:
     def finished(self) -> bool:
         return self._sequence.closed
 
+    @property
+    def sequence(self) -> Sequence:
+        """The engine's own record; to look at, never to change."""
+        return self._sequence
+
     def cancel(self) -> None:
         """End the request at the next step; it finishes with reason `cancelled` and keeps what it has."""
         if not self._sequence.closed:
@@ -239,6 +244,7 @@ class Handle:
             index=self.index,
             first_token_s=max(0.0, sequence.first_at - sequence.submitted_at),
             total_s=sequence.finished_at - sequence.submitted_at,
+            embedding=sequence.embedding,
         )
 
     def _news(self, every: bool) -> bool:

@@ -16,12 +16,13 @@ from typing import Any, Self, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
+from trimtab.engine.embedding import checked_dimensions, unit
 from trimtab.engine.engine import Engine
 from trimtab.engine.handle import Handle
 from trimtab.engine.opening import Opened, open_model
 from trimtab.engine.output import Completion, Delta
 from trimtab.engine.sampling import SamplingParams
-from trimtab.errors import UsageError
+from trimtab.errors import TrimtabError, UsageError
 
 Prompt: TypeAlias = str | Sequence[int]
 Messages: TypeAlias = Sequence[Mapping[str, Any]]
@@ -113,6 +114,17 @@ class _Model:
             raise
         return handles
 
+    def _submit_embeddings(self, prompts: Prompt | Sequence[Prompt]) -> list[Handle]:
+        handles: list[Handle] = []
+        try:
+            with self.engine.hold():
+                for prompt in _several(prompts):
+                    handles.append(self.engine.submit_embedding(self.encode(prompt)))
+        except BaseException:
+            _cancel(handles)
+            raise
+        return handles
+
     def _windows(self, text: Prompt, window: int) -> list[list[int]]:
         """A text in pieces of `window` tokens, each with the begin token in place where the model has one."""
         if not 2 <= window <= self.engine.context:
@@ -194,6 +206,24 @@ class LLM(_Model):
         """Log probability of each token but the first, given those before it, (tokens - 1,)."""
         return self._scores([self.encode(prompt)])[0]
 
+    def embed(
+        self, prompts: Prompt | Sequence[Prompt], *, dimensions: int | None = None
+    ) -> npt.NDArray[np.float32]:
+        """One vector of length 1 for each prompt: the mean of its final hidden states, (prompts, width).
+
+        Parameters
+        ----------
+        prompts : a text, a list of texts, token ids, or a list of such
+        dimensions : keep this many values; by default all that the model's hidden states have
+
+        Raises
+        ------
+        UsageError : a prompt is empty, or more dimensions are asked for than there are
+        TooLong : a prompt does not fit the context
+        """
+        kept = checked_dimensions(dimensions, self.config.hidden)
+        return _embeddings(self._results(self._submit_embeddings(prompts)), kept)
+
     def perplexity(self, text: Prompt, *, window: int = 512, warm_up: int | None = None) -> float:
         """How surprised the model is by a text: exp of the mean negative log probability.
 
@@ -251,6 +281,17 @@ class AsyncLLM(_Model):
         """See `LLM.chat`."""
         return (await self.generate([self.encode_chat(messages, **options)], params or _CHAT))[0]
 
+    async def embed(
+        self, prompts: Prompt | Sequence[Prompt], *, dimensions: int | None = None
+    ) -> npt.NDArray[np.float32]:
+        """See `LLM.embed`; cancelling the task cancels the requests."""
+        kept = checked_dimensions(dimensions, self.config.hidden)
+        handles = self._submit_embeddings(prompts)
+        try:
+            return _embeddings([await handle.wait() for handle in handles], kept)
+        finally:
+            _cancel(handles)
+
     def stream(self, prompt: Prompt, params: SamplingParams | None = None) -> AsyncIterator[Delta]:
         """See `LLM.stream`; use `contextlib.aclosing` to cancel at once when leaving early."""
         return self._deltas(self.encode(prompt), params or SamplingParams())
@@ -283,14 +324,27 @@ def _pairs(
     prompts: Prompt | Sequence[Prompt], params: SamplingParams | Sequence[SamplingParams] | None
 ) -> list[tuple[Prompt, SamplingParams]]:
     """Each prompt with its parameters."""
-    several: Any = prompts
-    if isinstance(prompts, str) or (len(prompts) and isinstance(prompts[0], int | np.integer)):
-        several = [prompts]
+    several = _several(prompts)
     if params is None or isinstance(params, SamplingParams):
         return [(prompt, params or SamplingParams()) for prompt in several]
     if len(params) != len(several):
         raise UsageError(f"{len(several)} prompts, but {len(params)} parameters for them", param="params")
     return list(zip(several, params, strict=True))
+
+
+def _several(prompts: Prompt | Sequence[Prompt]) -> Any:
+    """A list of prompts, also out of a single one."""
+    if isinstance(prompts, str) or (len(prompts) and isinstance(prompts[0], int | np.integer)):
+        return [prompts]
+    return prompts
+
+
+def _embeddings(completions: Sequence[Completion], dimensions: int) -> npt.NDArray[np.float32]:
+    means = [one.embedding for one in completions]
+    if any(mean is None for mean in means):
+        raise TrimtabError("the engine was closed before all embeddings were there")
+    rows = [unit(mean, dimensions) for mean in means if mean is not None]
+    return np.stack(rows) if rows else np.zeros((0, dimensions), np.float32)
 
 
 def _logprobs(completion: Completion) -> npt.NDArray[np.float32]:

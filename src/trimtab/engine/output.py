@@ -6,7 +6,10 @@ Nothing here knows batches or pages; text comes from a token stream that only gi
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal, NamedTuple, Protocol, TypeAlias
+from typing import TYPE_CHECKING, Literal, NamedTuple, Protocol, TypeAlias
+
+if TYPE_CHECKING:
+    from trimtab.engine.batch import Floats
 
 FinishReason: TypeAlias = Literal["stop", "length", "cancelled"]
 
@@ -49,6 +52,7 @@ class Completion:
     prompt_logprobs : one entry a prompt token when asked for; the first is None, nothing precedes it
     index : which of the prompt's `n` outputs this is
     first_token_s, total_s : seconds from submission
+    embedding : (width,), the mean of the prompt's final hidden states, when that was all the request wanted
     """
 
     text: str
@@ -62,6 +66,7 @@ class Completion:
     index: int = 0
     first_token_s: float = 0.0
     total_s: float = 0.0
+    embedding: Floats | None = None
 
 
 class TextStream(Protocol):

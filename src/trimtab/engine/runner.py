@@ -66,6 +66,7 @@ class NativeRunner:
         self._weight_bytes = weight_bytes
         self._tokens = np.zeros(max_wanted, np.int32)
         self._logprobs = np.zeros(max_wanted, np.float32)
+        self._hidden = np.empty((max_rows, config.hidden), np.float32)
         self._no_top = (np.zeros((0, 0), np.int32), np.zeros((0, 0), np.float32))
 
     @classmethod
@@ -134,6 +135,7 @@ class NativeRunner:
         sketch = _native.sketch_bytes(weights.head.format, weights.head.rows, weights.head.inputs)
         scratch = place(ops.nodes, max_rows, max_wanted, config.vocab_size).scratch_bytes
         page = _native.page_bytes(kv_type, config.layers, config.kv_heads, config.head_dim)
+        scratch += max_rows * config.hidden * 4  # hidden states on their way out
         return RunnerSizes(maker.weight_bytes, scratch, page, sketch)
 
     @property
@@ -141,10 +143,15 @@ class NativeRunner:
         return int(self.program.num_pages)
 
     @property
+    def threads(self) -> int:
+        """Threads of a step."""
+        return int(self._keep[0].threads)
+
+    @property
     def memory(self) -> Mapping[str, int]:
         return {
             "weights": self._weight_bytes,
-            "scratch": int(self.program.scratch_bytes),
+            "scratch": int(self.program.scratch_bytes) + self._hidden.nbytes,
             "pages": int(self.program.page_memory_bytes),
         }
 
@@ -161,12 +168,13 @@ class NativeRunner:
             tops = (np.zeros((wanted, top), np.int32), np.zeros((wanted, top), np.float32))
         else:
             tops = self._no_top
+        hidden = None if batch.hidden is None else self._hidden[: len(batch.hidden)]
         self.program.step(
             batch.tokens, batch.positions, batch.span_start, batch.page_start, batch.pages, batch.wanted,
             batch.sampling.view(np.uint8), batch.adjust_start, batch.adjust.view(np.uint8), batch.mask,
-            self._tokens, self._logprobs, *tops,
+            self._tokens, self._logprobs, *tops, *(() if hidden is None else (batch.hidden, hidden)),
         )  # fmt: skip
-        return StepResult(self._tokens[:wanted].copy(), self._logprobs[:wanted].copy(), *tops)
+        return StepResult(self._tokens[:wanted].copy(), self._logprobs[:wanted].copy(), *tops, hidden)
 
     def logits(self, batch: Batch) -> npt.NDArray[np.float32]:
         """Run the batch and return the wanted rows' logits, (R, vocabulary)."""

@@ -34,7 +34,7 @@ SAMPLING = np.dtype(
         ("top_k", "i4"),
         ("top_logprobs", "i4"),  # -1: no log-probability at all, 0: the token's own, n: and the n best
         ("score", "i4"),  # >= 0: return this token and its log-probability instead of choosing one
-        ("pad", "i4"),
+        ("mask", "i4"),  # one more than the row of the batch's masks that applies; 0: every token is allowed
         ("seed", "u8"),
         ("draw", "u8"),  # the output position, so that a draw never depends on the batch
     ]

@@ -14,8 +14,10 @@ from bisect import insort
 from dataclasses import dataclass
 from operator import attrgetter
 
+import numpy as np
+
 from trimtab.engine.assembly import Assembly
-from trimtab.engine.batch import PAGE_TOKENS, Batch, StepResult
+from trimtab.engine.batch import PAGE_TOKENS, Batch, Floats, StepResult
 from trimtab.engine.lookup import Lookup, draft_length
 from trimtab.engine.output import TokenLogprob
 from trimtab.engine.pages import PagePool, pages_for
@@ -115,7 +117,7 @@ class Scheduler:
         """Take in the step's result; the sequences that got tokens or ended, whose pages are free already."""
         tokens: list[int] = result.tokens.tolist()
         touched: list[Sequence] = []
-        row = 0
+        row = hidden = 0
         ended = False
         for sequence, draft in zip(self._decodes, self._drafts, strict=True):
             try:
@@ -129,6 +131,9 @@ class Scheduler:
             last = sequence.computed + count == len(sequence.tokens)
             wants = self._chunk_wants(sequence, count)
             try:
+                if sequence.pooling and result.hidden is not None:
+                    _pool(sequence, result.hidden[hidden : hidden + count])
+                    hidden += count
                 self._commit_chunk(sequence, count, tokens, row, result)
             except Exception as error:
                 sequence.error = error
@@ -272,6 +277,7 @@ class Scheduler:
         sequence.preempted = True
         if sequence.scoring:
             sequence.prompt_logprobs = [None]  # its rows will be scored again
+        sequence.pooled = None
         self.counters.preemptions += 1
         insort(self.waiting, sequence, key=_AGE)
 
@@ -353,6 +359,12 @@ class Scheduler:
         for page in range(sequence.published, sequence.computed // PAGE_TOKENS):
             self.pool.publish(sequence.pages[page], sequence.digests[page + 1])
         sequence.published = sequence.computed // PAGE_TOKENS
+
+
+def _pool(sequence: Sequence, hidden: Floats) -> None:
+    """Add hidden states, (rows, width), to a sequence's sum; in float64, so that chunks change nothing."""
+    total = hidden.sum(axis=0, dtype=np.float64)
+    sequence.pooled = total if sequence.pooled is None else sequence.pooled + total
 
 
 def _logprob(result: StepResult, row: int, token: int, top: int) -> TokenLogprob:

@@ -9,10 +9,12 @@ from __future__ import annotations
 from array import array
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from trimtab.engine.adjust import Adjustments
-from trimtab.engine.batch import PAGE_TOKENS
+from trimtab.engine.batch import PAGE_TOKENS, Floats
 from trimtab.engine.pages import next_digest, root_digest
-from trimtab.engine.sampling import SAMPLING, SamplingParams, sampling_row
+from trimtab.engine.sampling import SAMPLING, Doubles, SamplingParams, sampling_row
 
 if TYPE_CHECKING:
     from trimtab.engine.handle import Waiter
@@ -37,13 +39,14 @@ class Sequence:
     seed : of the sequence's own random numbers
     age : order of service, lowest first: (priority, serial number)
     shares : the pages may be shared with sequences of equal `salt`
+    pooling : its result is the mean of its final hidden states; like scoring, it computes every position
     """
 
     __slots__ = (
         "adjust", "age", "cached", "closed", "computed", "digests", "ends", "error", "finish", "finished_at",
-        "first_at", "limit", "logprobs", "lookup", "matched", "pages", "params", "preempted", "prompt_length",
-        "prompt_logprobs", "published", "record", "score_record", "shares", "stop", "submitted_at", "tokens",
-        "top", "waiter",
+        "first_at", "limit", "logprobs", "lookup", "matched", "pages", "params", "pooled", "pooling",
+        "preempted", "prompt_length", "prompt_logprobs", "published", "record", "score_record", "shares",
+        "started_at", "stop", "submitted_at", "times", "tokens", "top", "waiter",
     )  # fmt: skip
 
     def __init__(
@@ -58,7 +61,9 @@ class Sequence:
         age: tuple[int, int] = (0, 0),
         salt: str = "",
         shares: bool = True,
+        pooling: bool = False,
         submitted_at: float = 0.0,
+        timed: bool = False,
     ) -> None:
         self.tokens = prompt[:]
         self.prompt_length = len(prompt)
@@ -68,8 +73,10 @@ class Sequence:
         self.stop = stop
         self.age = age
         self.submitted_at = submitted_at
+        self.started_at = 0.0  # when its prompt first entered a step
         self.first_at = 0.0
         self.finished_at = 0.0
+        self.times: array[float] | None = array("d") if timed else None
 
         self.computed = 0  # positions whose keys and values are in the pages
         self.pages = array("i")
@@ -93,6 +100,8 @@ class Sequence:
         if params.prompt_logprobs is not None:
             self.prompt_logprobs = [None]
             self.score_record = sampling_row(params, 0, score=0, top_logprobs=params.prompt_logprobs)
+        self.pooling = pooling
+        self.pooled: Doubles | None = None  # the sum of the hidden states so far
         self.lookup: Lookup | None = None
 
         self.finish: FinishReason | None = None
@@ -109,6 +118,14 @@ class Sequence:
     @property
     def ended(self) -> bool:
         return self.finish is not None or self.error is not None
+
+    @property
+    def embedding(self) -> Floats | None:
+        """The mean of the hidden states, (width,), when it was asked for and all are there."""
+        if self.pooled is None or self.finish != "length":
+            return None
+        mean: Floats = (self.pooled / self.prompt_length).astype(np.float32)
+        return mean
 
     def extend_digests(self, length: int) -> None:
         """Compute the digests of the full pages among the first `length` tokens."""

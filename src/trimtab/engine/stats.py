@@ -4,10 +4,21 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections import deque
-from typing import Any
+from typing import Any, NamedTuple
 
 TTFT_BOUNDS_S = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
 TPOT_BOUNDS_S = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0)
+
+RECENT = 512
+"""Ended requests whose exact latencies are kept."""
+
+
+class Ended(NamedTuple):
+    """Latencies of one ended request, in seconds; `at` by the engine's clock, `tpot` None for one token."""
+
+    at: float
+    ttft: float
+    tpot: float | None
 
 
 class Histogram:

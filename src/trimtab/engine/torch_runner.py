@@ -153,17 +153,22 @@ class TorchRunner:
 
     def step(self, batch: Batch) -> StepResult:
         """Run the batch and choose or score a token for every wanted row."""
-        return sample(self._run(batch), batch)
+        logits, hidden = self._run(batch)
+        result = sample(logits, batch)
+        if hidden is not None:
+            result.hidden = np.asarray(hidden.cpu().numpy(), np.float32)
+        return result
 
     def logits(self, batch: Batch) -> npt.NDArray[np.float32]:
         """Logits of the wanted rows, (R, vocab)."""
-        return np.asarray(self._run(batch).cpu().numpy(), np.float32)
+        return np.asarray(self._run(batch)[0].cpu().numpy(), np.float32)
 
     def close(self) -> None:
         """Let go of weights and pages."""
         del self.weights, self.cache
 
-    def _run(self, batch: Batch) -> Tensor:
+    def _run(self, batch: Batch) -> tuple[Tensor, Tensor | None]:
+        """Logits of the wanted rows, and the hidden states the batch asks for."""
         if len(batch.tokens) > self.max_rows or len(batch.wanted) > self.max_wanted:
             raise ValueError(
                 f"a batch of {len(batch.tokens)} rows, {len(batch.wanted)} wanted; "
@@ -172,7 +177,7 @@ class TorchRunner:
         with torch.inference_mode():
             ops = self._ops(batch, self.cache, context=self.context, dtype=self.dtype)
             logits: Tensor = forward(ops, self.config, self.weights)
-        return logits
+        return logits, ops.hidden
 
 
 def sample(logits: Tensor, batch: Batch) -> StepResult:
@@ -198,7 +203,8 @@ def sample(logits: Tensor, batch: Batch) -> StepResult:
         held = logits[torch.tensor(others, device=logits.device)].float().cpu().numpy()
         for row, values in zip(others, held, strict=True):
             adjust = batch.adjust[batch.adjust_start[row] : batch.adjust_start[row + 1]]
-            mask = None if batch.mask is None else batch.mask[row]
+            which = int(rows[row]["mask"])
+            mask = batch.mask[which - 1] if which and batch.mask is not None else None
             found = sample_reference(values, rows[row], adjust, mask, width)
             result.tokens[row], result.logprobs[row] = found.token, found.logprob
             result.top_tokens[row], result.top_logprobs[row] = found.top_tokens, found.top_logprobs
@@ -208,11 +214,9 @@ def sample(logits: Tensor, batch: Batch) -> StepResult:
 def _plain(batch: Batch) -> npt.NDArray[np.bool_]:
     """Rows whose answer is the highest logit and nothing else."""
     rows: Any = batch.sampling
-    if batch.mask is not None:
-        return np.zeros(len(rows), np.bool_)
     untouched = np.diff(batch.adjust_start) == 0
-    plain: npt.NDArray[np.bool_] = (
-        (rows["temperature"] <= 0) & (rows["score"] < 0) & (rows["top_logprobs"] < 0) & untouched
+    plain: npt.NDArray[np.bool_] = untouched & (
+        (rows["temperature"] <= 0) & (rows["score"] < 0) & (rows["top_logprobs"] < 0) & (rows["mask"] == 0)
     )
     return plain
 

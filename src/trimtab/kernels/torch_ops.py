@@ -33,6 +33,7 @@ class BatchLike(Protocol):
     page_start: npt.NDArray[np.int32]
     pages: npt.NDArray[np.int32]
     wanted: npt.NDArray[np.int32]
+    hidden: npt.NDArray[np.int32] | None
 
 
 class SourceLike(Protocol):
@@ -114,6 +115,8 @@ class TorchOps:
         self.tokens = self._index(batch.tokens)  # (rows,)
         self.positions = self._index(batch.positions)
         self.wanted = self._index(batch.wanted)
+        self.hidden: Tensor | None = None  # (hidden rows, width) float32, once the head has run
+        self._hidden_rows = None if batch.hidden is None else self._index(batch.hidden)
         self.spans = [slice(a, b) for a, b in zip(batch.span_start, batch.span_start[1:], strict=False)]
         seen = [_slots(batch, span, cache.page_tokens) for span in range(len(self.spans))]
         written = [s[batch.positions[rows]] for s, rows in zip(seen, self.spans, strict=True)]
@@ -186,7 +189,13 @@ class TorchOps:
     def head(
         self, x: Tensor, norm: Tensor, eps: float, matrix: TorchMatrix, *, softcap: float = 0.0
     ) -> Tensor:
+        self.keep_hidden(x, norm, eps)
         return head.reference(x[self.wanted], norm, eps, self._weight(matrix), softcap)
+
+    def keep_hidden(self, x: Tensor, weight: Tensor, eps: float) -> None:
+        """Norm the rows whose hidden states the batch asks for."""
+        if self._hidden_rows is not None:
+            self.hidden = norm.reference(x[self._hidden_rows].float(), weight, eps)
 
     def frequencies(self, rope: RopeLike) -> tuple[Tensor, float]:
         """Angle per position of each pair and the factor, worked out once a step."""

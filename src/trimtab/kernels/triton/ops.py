@@ -97,6 +97,7 @@ class TritonOps(TorchOps):
     ) -> Tensor:
         if isinstance(matrix, Tensor):
             return super().head(x, norm, eps, matrix, softcap=softcap)
+        self.keep_hidden(x, norm, eps)
         h = self.norm(x[self.wanted], norm, eps)
         return head_reference.cap(linear.linear(h, matrix, dtype=torch.float32), softcap)
 
