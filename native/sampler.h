@@ -12,7 +12,7 @@ struct SamplingRow {  // numpy: SAMPLING
   int32_t top_k;
   int32_t top_logprobs;  // -1: no log-probability at all, 0: the token's own, n: and the n best
   int32_t score;         // >= 0: return this token and its log-probability instead of choosing one
-  int32_t pad;
+  int32_t mask;          // one more than the number of the step's mask that applies; 0: every token is allowed
   uint64_t seed, draw;
 };
 static_assert(sizeof(SamplingRow) == 56, "packed rows come from numpy");

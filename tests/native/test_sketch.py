@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -48,11 +49,19 @@ class Projection:
             for sketch in (None, _native.Sketch(pool, chosen, self.matrix))
         )
 
-    def tokens(self, program: Any, asked: Sequence[int], top: int = -1) -> tuple[Any, Any]:
-        """Greedy tokens and log-probabilities after each of `asked`, in one step."""
+    def tokens(
+        self,
+        program: Any,
+        asked: Sequence[int],
+        top: int = -1,
+        masks: npt.NDArray[np.uint32] | None = None,
+        which: Sequence[int] = (0,),
+    ) -> tuple[Any, Any]:
+        """Greedy tokens and log-probabilities after each of `asked`, in one step; `which` mask is whose."""
         rows = len(asked)
         sampling = np.zeros(rows, SAMPLING)
         sampling["top_p"], sampling["repetition"], sampling["score"], sampling["top_logprobs"] = 1, 1, -1, top
+        sampling["mask"] = which
         ints = [np.array(a, np.int32) for a in (asked, range(rows), [0, rows], [0, 1], [0], range(rows))]
         tokens, logprobs = np.zeros(rows, np.int32), np.zeros(rows, np.float32)
         program.step(
@@ -60,7 +69,7 @@ class Projection:
             sampling.view(np.uint8),
             np.zeros(rows + 1, np.int32),
             np.zeros(0, ADJUST).view(np.uint8),
-            None,
+            masks,
             tokens,
             logprobs,
             np.zeros((0, 0), np.int32),
@@ -101,6 +110,28 @@ def test_close_calls(seed: int, closeness: float, outliers: int) -> None:
         asked = list(range(first, first + 4))
         expected, _ = projection.tokens(projection.plain, asked)
         assert projection.tokens(projection.sketched, asked)[0] == expected
+
+
+@pytest.mark.parametrize("kernels", KERNEL_SETS)
+@pytest.mark.parametrize("share", [0.0, 0.001, 0.5, 0.999])
+@pytest.mark.parametrize("vocab", [40, 1000, 2055])
+def test_masked_rows_choose_among_their_own_tokens(vocab: int, share: float, kernels: str) -> None:
+    """Rows of one step have masks of their own or none; a mask that allows nothing gives no token."""
+    random = np.random.default_rng([vocab, int(share * 1000)])
+    weights = random.standard_normal((vocab, 64), np.float32)
+    for threads in POOLS:
+        projection = Projection(weights, weights, "q8", kernels, threads)
+        masks = np.zeros((3, -(-vocab // 32)), np.uint32)
+        for mask in masks:
+            allowed = np.flatnonzero(random.random(vocab) < share)
+            np.bitwise_or.at(mask, allowed // 32, (1 << (allowed % 32)).astype(np.uint32))
+        for which in ([1], [3, 0], [0, 2, 1, 2], [1, 1, 2, 0, 3]):
+            asked = random.integers(0, vocab, len(which)).tolist()
+            expected, _ = projection.tokens(projection.plain, asked, masks=masks, which=which)
+            assert projection.tokens(projection.sketched, asked, masks=masks, which=which)[0] == expected
+            for token, number in zip(expected, which, strict=True):
+                assert number == 0 or token == -1 or masks[number - 1][token // 32] >> (token % 32) & 1
+                assert (token == -1) == (number > 0 and not masks[number - 1].any())
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, 0.0, 3e38])
