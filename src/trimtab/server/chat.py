@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 import secrets
 from collections.abc import AsyncIterator
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from fastapi.responses import Response
 
 from trimtab.server.call import call_of
 from trimtab.server.errors import ApiError
 from trimtab.server.generation import (
-    INLINE_CHARACTERS,
     Submitted,
     finished,
     origin,
@@ -23,6 +21,7 @@ from trimtab.server.generation import (
     wants_usage,
 )
 from trimtab.server.logprobs import chat_logprobs
+from trimtab.server.messages import conversation_tokens
 from trimtab.server.sampling import refuse_unsupported, sampling_params
 from trimtab.server.schemas import ChatChoice, ChatCompletion
 from trimtab.server.streaming import DONE, EventStream, Frame, merged
@@ -31,7 +30,7 @@ if TYPE_CHECKING:
     from fastapi import Request
 
     from trimtab.engine.output import Completion
-    from trimtab.server.schemas import ChatRequest, Message
+    from trimtab.server.schemas import ChatRequest
     from trimtab.server.served import Served
 
 
@@ -49,7 +48,7 @@ async def create(request: Request, body: ChatRequest, served: Served) -> Respons
         raise ApiError.invalid(
             "max_tokens", "Invalid 'max_tokens': expected a value of at least 1, but got 0."
         )
-    prompt = await _prompt(body, served)
+    prompt = await conversation_tokens(served, body.messages, body.chat_template_kwargs)
 
     answer_id = f"chatcmpl-{secrets.token_hex(12)}"
     submitted = submit(call_of(request), served, [prompt], params, answer_id, body.cache_salt)
@@ -76,43 +75,6 @@ def _choice(index: int, output: Completion, served: Served, logprobs: bool) -> C
         "logprobs": chat_logprobs(scored(output), served.tokenizer) if logprobs else None,
         "finish_reason": reason(output),
     }
-
-
-async def _prompt(body: ChatRequest, served: Served) -> list[int]:
-    messages = [_for_template(message, index) for index, message in enumerate(body.messages)]
-
-    variables = body.chat_template_kwargs or {}
-    if wrong := {"self", "messages", "tools"} & set(variables):
-        raise ApiError.invalid(
-            "chat_template_kwargs", f"Invalid 'chat_template_kwargs': '{min(wrong)}' cannot be set here."
-        )
-
-    def render() -> list[int]:
-        return served.tokenizer.encode_chat(messages, **variables)
-
-    length = sum(len(str(message["content"])) for message in messages)
-    return render() if length <= INLINE_CHARACTERS else await asyncio.to_thread(render)
-
-
-def _for_template(turn: Message, index: int) -> dict[str, Any]:
-    """A message as templates know it: plain text, and `system` where newer clients say `developer`."""
-    content = turn.content
-    if content is None:
-        if turn.role != "assistant" or not (turn.tool_calls or turn.refusal):
-            place = f"messages[{index}].content"
-            message = f"Missing required parameter: '{place}'."
-            raise ApiError.invalid(place, message, "missing_required_parameter")
-        content = turn.refusal or ""
-    elif not isinstance(content, str):
-        content = "".join(part.text for part in content)
-    made: dict[str, Any] = {
-        "role": "system" if turn.role == "developer" else turn.role,
-        "content": content,
-    }
-    for name in ("name", "tool_call_id", "tool_calls"):
-        if (value := getattr(turn, name)) is not None:
-            made[name] = value
-    return made
 
 
 async def _events(frame: Frame, submitted: Submitted, served: Served) -> AsyncIterator[bytes]:

@@ -1,0 +1,73 @@
+"""Messages of a request as the model's chat template wants them, and the tokens it makes of them.
+
+Shared by everything that takes a conversation; knows templates and tokens, nothing of sampling or answers.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from trimtab.server.errors import ApiError
+from trimtab.server.generation import INLINE_CHARACTERS
+
+if TYPE_CHECKING:
+    from trimtab.server.schemas import Message
+    from trimtab.server.served import Served
+
+_RESERVED = {"self", "messages", "tools"}
+
+
+async def conversation_tokens(
+    served: Served,
+    messages: Sequence[Message],
+    variables: Mapping[str, Any] | None = None,
+    *,
+    tools: Sequence[Mapping[str, Any]] | None = None,
+) -> list[int]:
+    """Token ids of a conversation.
+
+    Parameters
+    ----------
+    variables : what a request's `chat_template_kwargs` hands to the template
+    tools : descriptions of functions, for templates that show them to the model
+
+    Raises
+    ------
+    ApiError : a message lacks its content, or a variable has a name that is taken
+    UsageError : the model has no template, or its template refuses these messages
+    """
+    rendered = [for_template(message, index) for index, message in enumerate(messages)]
+    given = dict(variables or {})
+    if wrong := _RESERVED & set(given):
+        raise ApiError.invalid(
+            "chat_template_kwargs", f"Invalid 'chat_template_kwargs': '{min(wrong)}' cannot be set here."
+        )
+
+    def render() -> list[int]:
+        return served.tokenizer.encode_chat(rendered, tools=tools, **given)
+
+    length = sum(len(str(message["content"])) for message in rendered)
+    return render() if length <= INLINE_CHARACTERS else await asyncio.to_thread(render)
+
+
+def for_template(turn: Message, index: int) -> dict[str, Any]:
+    """A message as templates know it: plain text, and `system` where newer clients say `developer`."""
+    content = turn.content
+    if content is None:
+        if turn.role != "assistant" or not (turn.tool_calls or turn.refusal):
+            place = f"messages[{index}].content"
+            message = f"Missing required parameter: '{place}'."
+            raise ApiError.invalid(place, message, "missing_required_parameter")
+        content = turn.refusal or ""
+    elif not isinstance(content, str):
+        content = "".join(part.text for part in content)
+    made: dict[str, Any] = {
+        "role": "system" if turn.role == "developer" else turn.role,
+        "content": content,
+    }
+    for name in ("name", "tool_call_id", "tool_calls"):
+        if (value := getattr(turn, name)) is not None:
+            made[name] = value
+    return made
