@@ -388,6 +388,9 @@ class Engine:
                 sequence.first_at = now
                 if not sequence.pooling:
                     self._ttft.add(now - sequence.submitted_at)
+            if (times := sequence.times) is not None:
+                # One step gives several tokens when drafted ones were right.
+                times.extend((now,) * (len(sequence.tokens) - sequence.prompt_length - len(times)))
             if sequence.finish is not None or sequence.error is not None:
                 self._close(sequence, now)
             waiter = sequence.waiter

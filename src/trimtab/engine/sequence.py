@@ -40,6 +40,7 @@ class Sequence:
     age : order of service, lowest first: (priority, serial number)
     shares : the pages may be shared with sequences of equal `salt`
     pooling : its result is the mean of its final hidden states; like scoring, it computes every position
+    timed : note in `times` when each output token came
     """
 
     __slots__ = (

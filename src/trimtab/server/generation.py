@@ -95,10 +95,14 @@ def submit(
                 handles += engine.submit_choices(
                     prompt, params, request_id=answer_id, salt=salt, priority=priority
                 )
-    except BaseException:
+    except BaseException as error:
         for handle in handles:
             handle.cancel()
+        if served.inspector is not None:
+            served.inspector.refuse(answer_id, prompts, error, params, call.tenant.name)
         raise
+    if served.inspector is not None:
+        served.inspector.add(answer_id, prompts, handles, params, call.tenant.name)
     call.id = answer_id
     call.handles += handles
     return Submitted(prompts, handles, params.n)

@@ -1,8 +1,8 @@
 """The last requests, for whoever wants to see where their time went: kept in memory only, and bounded.
 
-While a request runs the inspector holds the engine's own record of it and costs nothing; once it has ended the
-record is packed into plain arrays. Texts are made from tokens only when somebody looks. With `meta` no token is
-kept at all. What a tenant did, only the same tenant sees.
+While a request runs the inspector holds the engine's own record of it and costs nothing; once it has ended
+the record is packed into plain arrays. Texts are made from tokens only when somebody looks. With `meta` no
+token is kept at all. What a tenant did, only the same tenant sees.
 """
 
 from __future__ import annotations
@@ -12,11 +12,13 @@ from array import array
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from itertools import islice
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 if TYPE_CHECKING:
     from trimtab.engine.handle import Handle
     from trimtab.engine.output import TokenLogprob
+    from trimtab.engine.sampling import SamplingParams
     from trimtab.engine.sequence import Sequence as Running
 
 Mode: TypeAlias = Literal["off", "meta", "full"]
@@ -26,6 +28,11 @@ CONTENT_BYTES = 4 << 20
 """Tokens, times and log-probabilities of all entries together: a promise about memory must still hold."""
 TOP = 5
 """Alternatives kept for each token."""
+_ASKED = (
+    "temperature", "top_p", "top_k", "min_p", "repetition_penalty", "presence_penalty", "frequency_penalty",
+    "max_tokens", "n", "seed",
+)  # fmt: skip
+"""Settings that say nothing of what a request is about."""
 _ENTRY_BYTES = 700  # of an entry without arrays, as Python holds it
 
 
@@ -105,6 +112,7 @@ class Inspector:
     Parameters
     ----------
     mode : `off` remembers nothing, `meta` figures and times, `full` tokens too
+    chosen : a person has asked for this mode; otherwise content is for readers on this machine only
     entries, content_bytes : beyond these the oldest requests lose their content, then are forgotten
     clock : seconds since 1970
     """
@@ -113,11 +121,13 @@ class Inspector:
         self,
         mode: Mode,
         *,
+        chosen: bool = False,
         entries: int = ENTRIES,
         content_bytes: int = CONTENT_BYTES,
         clock: Callable[[], float] = time.time,
     ) -> None:
         self.mode: Mode = mode
+        self.chosen = chosen
         self._most = entries
         self._content_bytes = content_bytes
         self._clock = clock
@@ -132,14 +142,14 @@ class Inspector:
         request_id: str,
         prompts: Sequence[Sequence[int]],
         handles: Sequence[Handle],
+        params: SamplingParams,
         tenant: str = "",
-        **asked: Any,
     ) -> None:
         """Remember a request that the engine has accepted."""
         if self.mode == "off":
             return
         self._settle()
-        entry = self._entry(request_id, prompts, tenant, asked)
+        entry = self._entry(request_id, prompts, tenant, params)
         entry.running = [handle.sequence for handle in handles]
         entry.choices = len(handles) // max(1, len(prompts))
         self._open[request_id] = entry
@@ -150,13 +160,13 @@ class Inspector:
         request_id: str,
         prompts: Sequence[Sequence[int]],
         error: BaseException,
+        params: SamplingParams,
         tenant: str = "",
-        **asked: Any,
     ) -> None:
         """Remember a request that the engine did not take."""
         if self.mode == "off":
             return
-        entry = self._entry(request_id, [], tenant, asked)
+        entry = self._entry(request_id, [], tenant, params)
         entry.error = str(error)
         length = sum(len(prompt) for prompt in prompts)
         entry.tracks = [Track(length, 0, 0, "refused", None, None, 0.0)]
@@ -164,17 +174,18 @@ class Inspector:
 
     # --- what is seen ---------------------------------------------------------------------------------------
 
-    def entries(self, tenant: str = "", limit: int = ENTRIES) -> list[Entry]:
-        """A tenant's requests, newest first."""
+    def entries(self, tenant: str | None, limit: int = ENTRIES) -> list[Entry]:
+        """A tenant's requests, newest first; None for everybody's."""
         self._settle()
-        mine = [entry for entry in reversed(self._entries.values()) if entry.tenant == tenant]
-        return mine[:limit]
+        newest = reversed(self._entries.values())
+        mine = (entry for entry in newest if tenant is None or entry.tenant == tenant)
+        return list(islice(mine, limit))
 
-    def entry(self, request_id: str, tenant: str = "") -> Entry | None:
+    def entry(self, request_id: str, tenant: str | None) -> Entry | None:
         """One of a tenant's requests; None when it is another's, or forgotten."""
         self._settle()
         entry = self._entries.get(request_id)
-        return entry if entry is not None and entry.tenant == tenant else None
+        return entry if entry is not None and tenant in (None, entry.tenant) else None
 
     def score(self, entry: Entry, index: int, scores: Sequence[TokenLogprob]) -> None:
         """Add log-probabilities that were computed after the request had ended."""
@@ -194,8 +205,9 @@ class Inspector:
     # --- bounds ---------------------------------------------------------------------------------------------
 
     def _entry(
-        self, request_id: str, prompts: Sequence[Sequence[int]], tenant: str, asked: dict[str, Any]
+        self, request_id: str, prompts: Sequence[Sequence[int]], tenant: str, params: SamplingParams
     ) -> Entry:
+        asked = {name: getattr(params, name) for name in _ASKED}
         kept = [array("i", prompt) for prompt in prompts] if self.mode == "full" else None
         return Entry(request_id, tenant, self._clock(), asked, kept)
 

@@ -60,7 +60,9 @@ def serve(
         # A promise counts what the process already holds: then nothing large may be imported afterwards.
         loader.start()
     logging.basicConfig(level=settings.log_level.upper(), format="%(levelname)s %(name)s: %(message)s")
-    server = DrainingServer(server_config(create_app(loading, settings.max_body_bytes), settings))
+    app = create_app(loading, settings.max_body_bytes)
+    server = DrainingServer(server_config(app, settings))
+    server.tell = app.state.live.stop
     # The first chat would import the template engine; here it happens while weights are being packed.
     import trimtab.models.chat  # noqa: F401
 

@@ -1,7 +1,8 @@
 """One figure of everything each second, for ten minutes: what the console's charts are drawn from.
 
-A thread reads the engine's counters once a second into a ring, whoever looks; that is a tenth of a millisecond.
-A page that opens gets the ring and then one row a second. Rows are written as JSON once, however many look.
+A thread reads the engine's counters once a second into a ring, whoever looks; that is a tenth of a
+millisecond. A page that opens gets the ring and then one row a second. Rows are written as JSON once, however
+many look.
 """
 
 from __future__ import annotations
@@ -100,7 +101,8 @@ class Live:
 
 def _row(before: dict[str, Any], after: dict[str, Any], seconds: float) -> Row:
     def rate(name: str) -> float:
-        return round(max(0, after[name] - before[name]) / seconds, 1)
+        count: int = max(0, after[name] - before[name])
+        return round(count / seconds, 1)
 
     def ended(*reasons: str) -> int:
         return sum(after["requests"].get(reason, 0) - before["requests"].get(reason, 0) for reason in reasons)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from typing import Any
+
+from trimtab.server.inspector import Inspector, usual_mode
 from trimtab.server.served import Served
 from trimtab.server.settings import ModelSettings, ServeSettings
 
@@ -16,7 +19,9 @@ def open_served(settings: ModelSettings) -> Served:
     """
     from trimtab.engine.opening import open_model
 
-    more = {"max_waiting": settings.max_queue} if isinstance(settings, ServeSettings) else {}
+    inspector = _inspector(settings) if isinstance(settings, ServeSettings) else None
+    more: dict[str, Any] = {"max_waiting": settings.max_queue} if isinstance(settings, ServeSettings) else {}
+    more["token_times"] = inspector is not None and inspector.mode != "off"
     opened = open_model(
         settings.model,
         memory=settings.memory_bytes,
@@ -29,4 +34,18 @@ def open_served(settings: ModelSettings) -> Served:
         **more,
     )
     aliases = frozenset({settings.model, opened.name})
-    return Served(settings.served_name, opened.engine, opened.tokenizer, opened.engine.context, aliases)
+    return Served(
+        settings.served_name,
+        opened.engine,
+        opened.tokenizer,
+        opened.engine.context,
+        aliases,
+        plan=opened.plan,
+        inspector=inspector,
+    )
+
+
+def _inspector(settings: ServeSettings) -> Inspector:
+    """Remembers requests as the settings say, or as is usual for such a server."""
+    keys = settings.api_key is not None
+    return Inspector(settings.inspect or usual_mode(settings.host, keys), chosen=settings.inspect is not None)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+from collections.abc import Callable
 from types import FrameType
 from typing import TYPE_CHECKING
 
@@ -25,8 +26,10 @@ class DrainingServer(Server):
     """
 
     ended_by: int = 0
+    tell: Callable[[], None] = staticmethod(lambda: None)  # called when it is to end: streams without an end
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        self.tell()
         self.force_exit = self.should_exit
         self.should_exit = True
         self.ended_by = self.ended_by or sig

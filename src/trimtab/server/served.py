@@ -15,8 +15,10 @@ from typing import TYPE_CHECKING
 from trimtab.errors import UnknownName
 
 if TYPE_CHECKING:
+    from trimtab.engine.budget import EnginePlan
     from trimtab.engine.engine import Engine
     from trimtab.models.tokenizer import Tokenizer
+    from trimtab.server.inspector import Inspector
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,6 +31,8 @@ class Served:
     context : positions a sequence may have
     aliases : other names that requests may use for it
     created : Unix time at which it was loaded
+    plan : how memory was divided, where that is known
+    inspector : remembers requests for the console; None remembers nothing
     """
 
     name: str
@@ -37,6 +41,8 @@ class Served:
     context: int
     aliases: frozenset[str] = frozenset()
     created: int = field(default_factory=lambda: int(time.time()))
+    plan: EnginePlan | None = None
+    inspector: Inspector | None = None
 
     def check_name(self, asked: str | None) -> None:
         """Refuse a request for another model."""
