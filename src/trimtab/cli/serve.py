@@ -20,6 +20,10 @@ trimtab serve                                  the default model on http://127.0
 trimtab serve model.gguf --port 0              on a free port, which is printed
 trimtab serve --memory 400MB                   a promise: weights and KV cache stay inside
 trimtab serve ./qwen3-0.6b --name assistant    a Hugging Face folder, under another name
+trimtab serve --config trimtab.toml            settings from a file; flags and TRIMTAB_… beat it
+trimtab serve --print-config > trimtab.toml    a file to start from, with every setting
+trimtab keys create alice                      a key for everybody who may ask; then, for a network:
+trimtab serve --host 0.0.0.0 --tls-cert chain.pem --tls-key key.pem
 
 curl http://127.0.0.1:8000/v1/chat/completions -H 'Content-Type: application/json' \\
   -d '{"messages": [{"role": "user", "content": "Hello"}]}'
@@ -27,7 +31,7 @@ curl http://127.0.0.1:8000/v1/chat/completions -H 'Content-Type: application/jso
 
 
 @app.command(cls=Verb, epilog=EXAMPLES)
-@takes(ServeSettings, argument="model", complete=complete_model)
+@takes(ServeSettings, argument="model", complete=complete_model, file=True)
 def serve(settings: ServeSettings) -> None:
     """Serve a model over an OpenAI-compatible HTTP API.
 

@@ -13,7 +13,18 @@ from typer.core import TyperCommand
 
 
 class Verb(TyperCommand):
-    """A verb whose help ends with its epilog as it was written: examples, one a line."""
+    """A verb whose help has its options in groups and ends with its epilog as it was written: examples."""
+
+    def format_options(self, ctx: Any, formatter: Any) -> None:
+        groups: dict[str, list[tuple[str, str]]] = {}
+        for param in self.get_params(ctx):
+            if (record := param.get_help_record(ctx)) is not None:
+                kind = "Arguments" if param.param_type_name == "argument" else "Options"
+                groups.setdefault(getattr(param, "rich_help_panel", None) or kind, []).append(record)
+        # What belongs to no group, such as --help, stands last.
+        for group in sorted(groups, key=lambda name: (name == "Options", name != "Arguments")):
+            with formatter.section(group):
+                formatter.write_dl(groups[group])
 
     def format_epilog(self, ctx: Any, formatter: Any) -> None:
         if self.epilog:
