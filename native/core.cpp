@@ -338,6 +338,12 @@ void bind_core(nb::module_& m) {
       .def_rw("timed", &Program::timed)
       .def("take_times", &Program::take_times)
       .def_prop_ro("num_pages", &Program::num_pages)
+      .def("page", [](Program& p, int64_t page) {
+        // A page's bytes where they lie. The caller sees to it that no step writes the page meanwhile.
+        const int64_t bytes = p.page_bytes();
+        if (page < 0 || page >= p.num_pages()) throw std::invalid_argument("page outside the pool");
+        return nb::ndarray<nb::numpy, uint8_t, nb::ndim<1>>(p.pages().data() + page * bytes, {size_t(bytes)}, nb::find(&p));
+      }, nb::arg("page"))
       .def_prop_ro("width", &Program::width)
       .def_prop_ro("scratch_bytes", [](const Program& p) { return p.scratch().bytes(); })
       .def_prop_ro("page_memory_bytes", [](const Program& p) { return p.pages().bytes(); });

@@ -85,6 +85,7 @@ class Program {
   int64_t vocab() const { return vocab_; }
   int64_t width() const;  // of a hidden state
   const Memory& pages() const { return kv_memory_; }
+  int64_t page_bytes() const { return kv_.page_bytes(); }
   const Memory& scratch() const { return scratch_; }
 
  private:

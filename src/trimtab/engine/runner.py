@@ -184,6 +184,11 @@ class NativeRunner:
         )
         return out
 
+    def page(self, number: int) -> npt.NDArray[np.uint8]:
+        """A page's bytes where they lie; nobody may write it while a step uses it."""
+        view: npt.NDArray[np.uint8] = self.program.page(number)
+        return view
+
     def close(self) -> None:
         """Give the memory back."""
         self.program = None
