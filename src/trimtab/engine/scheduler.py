@@ -1,10 +1,10 @@
 """Decides what runs in the next step, and takes in what came out.
 
 Sequences that generate go first, one row each (and drafted rows while the batch is small); prompts fill the
-rest of the step in chunks. Order is by age. A sequence is admitted when the pages for its tokens are there;
-if the generating ones later outgrow the pool, the youngest gives up its pages, waits, and is computed again
-from its tokens, so an accepted sequence always finishes. The scheduler knows sequences, rows and pages; it
-never sees a tensor, a clock or a thread.
+rest of the step in chunks. Order is that of `fairness.py`; with one tenant that is age. A sequence is
+admitted when the pages for its tokens are there; if the generating ones later outgrow the pool, the last in
+order gives up its pages, waits, and is computed again from its tokens, so an accepted sequence always
+finishes. The scheduler knows sequences, rows and pages; it never sees a tensor, a clock or a thread.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ import numpy as np
 
 from trimtab.engine.assembly import Assembly
 from trimtab.engine.batch import PAGE_TOKENS, Batch, Floats, StepResult
+from trimtab.engine.fairness import OUTPUT_COST, PROMPT_COST, FairQueue, rank
 from trimtab.engine.lookup import Lookup, draft_length
 from trimtab.engine.output import TokenLogprob
 from trimtab.engine.pages import PagePool, pages_for
@@ -40,6 +41,7 @@ class Counters:
     preemptions: int = 0
     drafted_tokens: int = 0
     accepted_tokens: int = 0
+    started: int = 0
 
 
 class Scheduler:
@@ -67,7 +69,7 @@ class Scheduler:
     ) -> None:
         self.pool = pool
         self.counters = Counters()
-        self.waiting: list[Sequence] = []
+        self.waiting = FairQueue()
         self.prefilling: list[Sequence] = []
         self.decoding: list[Sequence] = []
         self._max_rows = max_rows
@@ -87,20 +89,29 @@ class Scheduler:
 
     def add(self, sequence: Sequence) -> None:
         """Queue a sequence; its `limit` must fit the pool."""
-        insort(self.waiting, sequence, key=_AGE)
+        self.waiting.add(sequence)
 
     def remove(self, sequence: Sequence) -> None:
         """Forget a sequence, wherever it is; its pages are free afterwards."""
-        for place in (self.decoding, self.prefilling, self.waiting):
+        for place in (self.decoding, self.prefilling):
             if sequence in place:
                 place.remove(sequence)
+                if sequence.account is not None:
+                    sequence.account.running -= 1
                 break
+        else:
+            self.waiting.remove(sequence)
         self._release(sequence)
 
     def next(self) -> Batch | None:
         """The next step's work; None when there is none."""
         while True:
             assembly = Assembly()
+            if self.waiting.several:
+                # Counters have moved; whoever must make room comes after those that are planned already.
+                self.decoding.sort(key=rank)
+                self.prefilling.sort(key=rank)
+            self._make_way()
             self._plan_decodes(assembly)
             self._admit()
             self._plan_chunks(assembly)
@@ -110,8 +121,8 @@ class Scheduler:
                 return assembly.batch()
             if not self.running:
                 return None
-            # Prompts hold all pages and none can go on: the youngest makes room for the others.
-            self._preempt(self._youngest())
+            # Prompts hold all pages and none can go on: the last in order makes room for the others.
+            self._preempt(self._last())
 
     def commit(self, result: StepResult) -> list[Sequence]:
         """Take in the step's result; the sequences that got tokens or ended, whose pages are free already."""
@@ -150,12 +161,36 @@ class Scheduler:
         return touched
 
     def preempt_for(self, pages: int) -> list[int] | None:
-        """Take pages for work outside the batch, from the youngest if need be; None if there are fewer."""
+        """Take pages for work outside the batch, from the last in order if need be; None without enough."""
         while self.pool.available < pages and self.running:
-            self._preempt(self._youngest())
+            self._preempt(self._last())
         return self.pool.take(pages)
 
     # --- planning -------------------------------------------------------------------------------------------
+
+    def _make_way(self) -> None:
+        """Take one sequence out of work when the next in line has a better right to its place.
+
+        That is work of lower priority, and work of a tenant beyond its share while another has none at all.
+        One at a time: the next step sees whether it was enough.
+        """
+        head = self.waiting.head()
+        if head is None or head.account is None or not self.running:
+            return
+        full = self.running >= self._max_running
+        if not full and not (self._blocked is not None and self._blocked[0] is head):
+            return
+        last = self._last()
+        account = last.account
+        if last.age[0] > head.age[0]:
+            self._preempt(last)
+        elif last.age[0] == head.age[0] and account is not None and account is not head.account:
+            if head.account.running or account.running < 2 or account.served <= head.account.served:
+                return
+            share = self.waiting.share_of(account)
+            held = sum(len(s.pages) for s in (*self.prefilling, *self.decoding) if s.account is account)
+            if full or held > share * self.pool.num_pages:
+                self._preempt(last)
 
     def _plan_decodes(self, assembly: Assembly) -> None:
         self._decodes, self._drafts = [], []
@@ -167,7 +202,7 @@ class Scheduler:
         while place < len(self.decoding):
             sequence = self.decoding[place]
             if sequence.computed >= len(sequence.pages) * PAGE_TOKENS and not self._grow(sequence):
-                break  # it was the youngest itself, and has been preempted
+                break  # it was the last itself, and has been preempted
             draft = self._draft(sequence, longest) if longest > 0 else None
             assembly.decode(sequence, draft)
             self._decodes.append(sequence)
@@ -175,9 +210,9 @@ class Scheduler:
             place += 1
 
     def _grow(self, sequence: Sequence) -> bool:
-        """One more page for a decoding sequence, if need be from the youngest: it is not in this step yet."""
+        """One more page for a decoding sequence, if need be from the last in order: not in this step yet."""
         while (pages := self.pool.take(1)) is None:
-            victim = self._youngest()
+            victim = self._last()
             self._preempt(victim)
             if victim is sequence:
                 return False
@@ -205,8 +240,7 @@ class Scheduler:
         return draft
 
     def _admit(self) -> None:
-        while self.waiting and self.running < self._max_running:
-            sequence = self.waiting[0]
+        while self.running < self._max_running and (sequence := self.waiting.head()) is not None:
             if self.running and self._blocked == (sequence, self.pool.given):
                 return
             self._share(sequence)
@@ -222,11 +256,24 @@ class Scheduler:
                     sequence.cached = 0
                 self._blocked = (sequence, self.pool.given)
                 return
-            self.waiting.pop(0)
+            self.waiting.remove(sequence)
             insort(self.prefilling, sequence, key=_AGE)
+            self._charge(sequence)
+
+    def _charge(self, sequence: Sequence) -> None:
+        """Account for an admitted prompt at once: the next choice of a tenant must know of it."""
+        account = sequence.account
+        if account is not None:
+            account.running += 1
+            if not sequence.preempted:
+                account.charge(PROMPT_COST * (len(sequence.tokens) - sequence.computed))
+        if not sequence.preempted:
+            self.counters.started += 1
 
     def _plan_chunks(self, assembly: Assembly) -> None:
         self._chunks = []
+        if self.waiting.several:
+            self.prefilling.sort(key=rank)
         promised: set[bytes] = set()  # pages that this step computes: others wait and share them
         for sequence in self.prefilling:
             rows = self._max_rows - assembly.rows
@@ -245,7 +292,7 @@ class Scheduler:
             room = (len(sequence.pages) + self.pool.available) * PAGE_TOKENS - start
             count = min(count, room)
             if count < 1:
-                break  # no page left; those after it are younger
+                break  # no page left; those after it come later in order
             pages = self.pool.take(max(0, pages_for(start + count) - len(sequence.pages)))
             sequence.pages.extend(pages or ())
             wants_next = start + count == total and total < sequence.limit
@@ -269,8 +316,8 @@ class Scheduler:
             if not sequence.preempted:
                 sequence.cached += PAGE_TOKENS
 
-    def _youngest(self) -> Sequence:
-        return max((*self.prefilling, *self.decoding), key=_AGE)
+    def _last(self) -> Sequence:
+        return max((*self.prefilling, *self.decoding), key=rank)
 
     def _preempt(self, sequence: Sequence) -> None:
         self.remove(sequence)
@@ -279,7 +326,7 @@ class Scheduler:
             sequence.prompt_logprobs = [None]  # its rows will be scored again
         sequence.pooled = None
         self.counters.preemptions += 1
-        insort(self.waiting, sequence, key=_AGE)
+        self.waiting.add(sequence)
 
     def _release(self, sequence: Sequence) -> None:
         self.pool.give(sequence.pages)
@@ -297,12 +344,11 @@ class Scheduler:
         if logprobs is not None:
             logprobs.append(_logprob(result, row, tokens[row], sequence.top))
         ended = sequence.accept(tokens[row])
+        accepted = 0
         if draft is None:
             row += 1
-            self.counters.output_tokens += 1
         else:
             first, row = row, row + len(draft) + 1
-            accepted = 0
             while not ended and accepted < len(draft) and draft[accepted] == tokens[first + accepted]:
                 accepted += 1
                 token = tokens[first + accepted]
@@ -314,7 +360,7 @@ class Scheduler:
                 sequence.lookup.verified(accepted)
             self.counters.drafted_tokens += len(draft)
             self.counters.accepted_tokens += accepted
-            self.counters.output_tokens += accepted + 1
+        self._count_outputs(sequence, accepted + 1)
         sequence.computed = computed
         if computed >= (sequence.published + 1) * PAGE_TOKENS:
             self._publish(sequence)
@@ -348,8 +394,13 @@ class Scheduler:
             self.counters.cached_tokens += sequence.cached
         if sequence.logprobs is not None:
             sequence.logprobs.append(_logprob(result, row, tokens[row], sequence.top))
-        self.counters.output_tokens += 1
+        self._count_outputs(sequence, 1)
         sequence.accept(tokens[row])
+
+    def _count_outputs(self, sequence: Sequence, tokens: int) -> None:
+        self.counters.output_tokens += tokens
+        if sequence.account is not None:
+            sequence.account.charge(OUTPUT_COST * tokens)
 
     def _publish(self, sequence: Sequence) -> None:
         """Tell the pool which pages are full now."""

@@ -13,6 +13,7 @@ import numpy as np
 
 from trimtab.engine.adjust import Adjustments
 from trimtab.engine.batch import PAGE_TOKENS, Floats
+from trimtab.engine.fairness import NOBODY, Account, Caller
 from trimtab.engine.pages import next_digest, root_digest
 from trimtab.engine.sampling import SAMPLING, Doubles, SamplingParams, sampling_row
 
@@ -41,13 +42,14 @@ class Sequence:
     shares : the pages may be shared with sequences of equal `salt`
     pooling : its result is the mean of its final hidden states; like scoring, it computes every position
     timed : note in `times` when each output token came
+    caller : on whose behalf it runs
     """
 
     __slots__ = (
-        "adjust", "age", "cached", "closed", "computed", "digests", "ends", "error", "finish", "finished_at",
-        "first_at", "limit", "logprobs", "lookup", "matched", "pages", "params", "pooled", "pooling",
-        "preempted", "prompt_length", "prompt_logprobs", "published", "record", "score_record", "shares",
-        "started_at", "stop", "submitted_at", "times", "tokens", "top", "waiter",
+        "account", "adjust", "age", "cached", "caller", "closed", "computed", "digests", "ends", "error",
+        "finish", "finished_at", "first_at", "limit", "logprobs", "lookup", "matched", "pages", "params",
+        "pooled", "pooling", "preempted", "prompt_length", "prompt_logprobs", "published", "record",
+        "score_record", "shares", "started_at", "stop", "submitted_at", "times", "tokens", "top", "waiter",
     )  # fmt: skip
 
     def __init__(
@@ -65,6 +67,7 @@ class Sequence:
         pooling: bool = False,
         submitted_at: float = 0.0,
         timed: bool = False,
+        caller: Caller = NOBODY,
     ) -> None:
         self.tokens = prompt[:]
         self.prompt_length = len(prompt)
@@ -73,6 +76,8 @@ class Sequence:
         self.ends = ends
         self.stop = stop
         self.age = age
+        self.caller = caller
+        self.account: Account | None = None  # the caller's, once it is queued
         self.submitted_at = submitted_at
         self.started_at = 0.0  # when its prompt first entered a step
         self.first_at = 0.0
