@@ -26,13 +26,19 @@ SENTENCE = "The quick brown fox – naïve, but kind – jumps over the lazy dog
 START, END = 256, 257
 VOCAB = 258
 CONTEXT = 512
+WIDTH = 8
 LENGTH = 400  # an output ends at the latest where the position is a multiple of this
+
+
+def hidden_states(tokens: Any) -> Any:
+    """A token's hidden state, wherever it stands: (tokens, WIDTH)."""
+    return np.cos(np.outer(np.asarray(tokens), np.arange(1, WIDTH + 1))).astype(np.float32)
 
 
 class SpellingRunner:
     """The token of position p is letter p of the sentence; an odd seed shouts, a bias of 100 wins."""
 
-    config: Any = SimpleNamespace(vocab_size=VOCAB, context=CONTEXT)
+    config: Any = SimpleNamespace(vocab_size=VOCAB, context=CONTEXT, hidden=WIDTH)
     num_pages = 256
     max_rows = 256
     max_wanted = 64
@@ -56,7 +62,8 @@ class SpellingRunner:
             tokens[i] = self._token(int(batch.positions[row]) + 1, batch, i)
         top = np.tile(np.arange(max(width, 0), dtype=np.int32), (count, 1))
         top_logprobs = (-1.0 - top).astype(np.float32)
-        return StepResult(tokens, np.full(count, -0.5, np.float32), top, top_logprobs)
+        hidden = None if batch.hidden is None else hidden_states(batch.tokens[batch.hidden])
+        return StepResult(tokens, np.full(count, -0.5, np.float32), top, top_logprobs, hidden)
 
     def _token(self, position: int, batch: Batch, i: int) -> int:
         sampling = batch.sampling[i]

@@ -8,6 +8,7 @@ stays up. The engine knows threads and time; what runs next is the scheduler's b
 from __future__ import annotations
 
 import itertools
+import math
 import random
 import threading
 import time
@@ -25,7 +26,9 @@ from pydantic import BaseModel, Field
 
 from trimtab.engine.admission import checked_tokens, output_limit
 from trimtab.engine.assembly import scoring_batch
+from trimtab.engine.backpressure import Backpressure
 from trimtab.engine.batch import PAGE_TOKENS, Floats, Runner
+from trimtab.engine.fairness import NOBODY, Caller
 from trimtab.engine.handle import Handle, Waiter, wake
 from trimtab.engine.output import StopText, TextStream
 from trimtab.engine.pages import PagePool, pages_for
@@ -60,6 +63,9 @@ class EngineSettings(BaseModel, frozen=True, extra="forbid"):
     max_running: int = Field(default=64, gt=0, description="most requests in work at a time")
     max_waiting: int = Field(
         default=1024, ge=0, description="a request beyond this many waiting ones is refused"
+    )
+    max_waiting_each: int | None = Field(
+        default=None, ge=0, description="beyond this many of one named caller; by default no limit of its own"
     )
     sharing: bool = Field(default=True, description="compute equal prompt beginnings once")
     drafting: bool = Field(default=True, description="guess tokens by prompt look-up where that pays")
@@ -117,6 +123,12 @@ class Engine:
         self._tpot = Histogram(TPOT_BOUNDS_S)
         self._recent: deque[Ended] = deque(maxlen=RECENT)
         self._rate = Rate()
+        self._pressure = Backpressure(
+            self._scheduler.waiting,
+            max_running=self.settings.max_running,
+            max_waiting=self.settings.max_waiting,
+            max_waiting_each=self.settings.max_waiting_each,
+        )
         self._ended: Counter[str] = Counter()
         self._thread = threading.Thread(target=self._run, name="trimtab-engine", daemon=True)
         self._thread.start()
@@ -131,6 +143,7 @@ class Engine:
         salt: str = "",
         *,
         priority: int = 0,
+        caller: Caller = NOBODY,
     ) -> Handle:
         """Queue a request for one output.
 
@@ -138,7 +151,8 @@ class Engine:
         ----------
         prompt : token ids
         salt : only requests of equal salt share computed prompts
-        priority : lower goes first; equal ones in order of arrival
+        priority : lower goes first; equal ones in order of arrival, and fair between callers
+        caller : on whose behalf it runs
 
         Raises
         ------
@@ -149,7 +163,7 @@ class Engine:
         params = params or SamplingParams()
         if params.n != 1:
             raise UsageError("`submit` makes one output", "use `submit_choices` for `n` of them", "n")
-        return self._submit(prompt, params, 0, request_id, salt, priority)
+        return self._submit(prompt, params, 0, request_id, salt, priority, caller)
 
     def submit_choices(
         self,
@@ -159,12 +173,15 @@ class Engine:
         salt: str = "",
         *,
         priority: int = 0,
+        caller: Caller = NOBODY,
     ) -> list[Handle]:
         """Queue a request for `params.n` outputs of one prompt, which is computed once."""
         handles: list[Handle] = []
         try:
             for index in range(params.n):
-                handles.append(self._submit(prompt, params, index, request_id, salt, priority))
+                handles.append(self._submit(prompt, params, index, request_id, salt, priority, caller))
+                # Once its first output has started, a request is not refused any more.
+                caller = caller._replace(patience_s=math.inf)
         except BaseException:
             for handle in handles:
                 handle.cancel()
@@ -172,7 +189,13 @@ class Engine:
         return handles
 
     def submit_embedding(
-        self, prompt: Sequence[int], request_id: str | None = None, salt: str = "", *, priority: int = 0
+        self,
+        prompt: Sequence[int],
+        request_id: str | None = None,
+        salt: str = "",
+        *,
+        priority: int = 0,
+        caller: Caller = NOBODY,
     ) -> Handle:
         """Queue a request for the mean of a prompt's final hidden states; its completion has `embedding`.
 
@@ -182,7 +205,13 @@ class Engine:
         ------
         UsageError, TooLong, Busy : see `submit`
         """
-        return self._submit(prompt, _NO_OUTPUT, 0, request_id, salt, priority, pooling=True)
+        return self._submit(prompt, _NO_OUTPUT, 0, request_id, salt, priority, caller, pooling=True)
+
+    def check_embedding(self, prompt: Sequence[int]) -> None:
+        """Raise what `submit_embedding` would raise over this prompt, a full queue excepted."""
+        config = self.runner.config
+        tokens = checked_tokens(prompt, config.vocab_size)
+        output_limit(len(tokens), _NO_OUTPUT, self.context, config.context)
 
     @contextmanager
     def hold(self) -> Iterator[None]:
@@ -296,6 +325,7 @@ class Engine:
         request_id: str | None,
         salt: str,
         priority: int,
+        caller: Caller,
         pooling: bool = False,
     ) -> Handle:
         config = self.runner.config
@@ -306,13 +336,11 @@ class Engine:
         with self._lock:
             if self._refusing:
                 raise Busy(self._refusing)
-            most = self.settings.max_running + self.settings.max_waiting
-            if len(self._open) >= most:
+            try:
+                self._pressure.check(caller)
+            except Busy:
                 self._ended["refused"] += 1
-                raise Busy(
-                    f"{len(self._open)} requests are running or waiting, and {most} is the most",
-                    "try again later",
-                )
+                raise
             serial = next(self._serial)
             seed = self._random.getrandbits(64) if params.seed is None else params.seed
         sequence = Output(
@@ -328,11 +356,13 @@ class Engine:
             pooling=pooling,
             submitted_at=self._clock(),
             timed=self.settings.token_times,
+            caller=caller,
         )
         with self._lock:
             if self._refusing:
                 raise Busy(self._refusing)
             self._open.add(sequence)
+            self._pressure.enter(sequence)
             self._empty.clear()
             self._inbox.put(lambda: self._add(sequence))
         return Handle(sequence, request_id or f"request-{serial}", stream, self._cancel, index)
@@ -382,6 +412,9 @@ class Engine:
             return True
         now = self._clock()
         self._rate.mark(now, scheduler.counters.output_tokens)
+        self._pressure.note(now, scheduler.counters.started)
+        for late in self._pressure.expired(now):
+            self._fail((late,), self._pressure.refusal(late))
         waiters: list[Waiter] = []
         for sequence in touched:
             if sequence.first_at == 0.0:
@@ -448,10 +481,12 @@ class Engine:
             self._tpot.add(tpot)
         if outputs:
             self._recent.append(Ended(now, sequence.first_at - sequence.submitted_at, tpot))
-        self._ended["failed" if sequence.error is not None else sequence.finish or "cancelled"] += 1
+        reason = "refused" if isinstance(sequence.error, Busy) else "failed"
+        self._ended[reason if sequence.error is not None else sequence.finish or "cancelled"] += 1
         sequence.closed = True
         with self._lock:
             self._open.discard(sequence)
+            self._pressure.leave(sequence)
             if not self._open:
                 self._empty.set()
 

@@ -12,7 +12,7 @@ from fastapi import FastAPI, Request
 from fastapi.responses import JSONResponse, Response
 
 import trimtab
-from trimtab.server import assets, chat, completions, console_api, errors
+from trimtab.server import assets, chat, completions, console_api, endpoints, errors
 from trimtab.server.limits import BodyLimit
 from trimtab.server.schemas import ChatRequest, CompletionRequest, ModelCard, ModelList
 from trimtab.server.served import Loading, Served
@@ -61,6 +61,7 @@ def create_app(loading: Loading, max_body_bytes: int = DEFAULT_MAX_BODY_BYTES) -
 
     assets.add_routes(app)
     app.state.live = console_api.add_routes(app, loading)
+    endpoints.add_routes(app, loading)
     _document_answers(app)
     return app
 

@@ -1,0 +1,89 @@
+"""Endpoints whose modules are imported when they are first called: a server starts as fast without them.
+
+A table, not decorators: the OpenAPI document describes the same entries. Nothing here knows what an endpoint
+does.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from starlette.routing import Route
+
+if TYPE_CHECKING:
+    from fastapi import FastAPI, Request, Response
+
+    from trimtab.server.served import Loading
+
+
+@dataclass(frozen=True, slots=True)
+class Endpoint:
+    """One address.
+
+    Parameters
+    ----------
+    target : `module:function` in this folder, called with the request, its body (if it has one) and the model
+    body, answer : names of their types in the target's module
+    query : names of its query parameters, described in `QUERY`
+    """
+
+    method: str
+    path: str
+    target: str
+    summary: str
+    body: str = ""
+    answer: str = ""
+    query: tuple[str, ...] = ()
+
+
+ENDPOINTS = (
+    Endpoint(
+        "POST", "/tokenize", "tokenize:tokenize", "Token ids of a text or a conversation",
+        "TokenizeRequest", "Tokenized",
+    ),
+    Endpoint(
+        "POST", "/detokenize", "tokenize:detokenize", "The text of token ids",
+        "DetokenizeRequest", "Detokenized",
+    ),
+    Endpoint(
+        "POST", "/v1/embeddings", "embeddings:create", "Vectors of texts", "EmbeddingsRequest", "Embeddings"
+    ),
+)  # fmt: skip
+
+QUERY: dict[str, dict[str, Any]] = {
+    "after": {"type": "string", "description": "list what comes after the entry of this id"},
+    "limit": {"type": "integer", "minimum": 1, "maximum": 100, "default": 20},
+    "order": {"type": "string", "enum": ["asc", "desc"]},
+}
+
+
+def add_routes(app: FastAPI, loading: Loading) -> None:
+    """Add every endpoint of the table to `app`."""
+    app.router.routes.extend(
+        Route(one.path, _handler(one, loading), methods=[one.method], include_in_schema=False)
+        for one in ENDPOINTS
+    )
+
+
+def load(endpoint: Endpoint) -> tuple[Callable[..., Awaitable[Response]], Any, Any]:
+    """The function behind an endpoint, and the types of its body and its answer (None without)."""
+    name, _, function = endpoint.target.partition(":")
+    module = importlib.import_module(f"trimtab.server.{name}")
+    return getattr(module, function), *(
+        getattr(module, kind) if kind else None for kind in (endpoint.body, endpoint.answer)
+    )
+
+
+def _handler(endpoint: Endpoint, loading: Loading) -> Callable[[Request], Awaitable[Response]]:
+    async def handle(request: Request) -> Response:
+        function, kind, _ = load(endpoint)
+        if kind is None:
+            return await function(request, await loading.served())
+        from trimtab.server.bodies import body_of
+
+        return await function(request, await body_of(request, kind), await loading.served())
+
+    return handle

@@ -1,0 +1,101 @@
+"""POST /tokenize and /detokenize: what the model's tokenizer makes of a text, and back. vLLM's shapes."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from typing import TYPE_CHECKING, Annotated, Any
+
+from fastapi.responses import Response
+from pydantic import Field
+from typing_extensions import TypedDict
+
+from trimtab.server.errors import ApiError
+from trimtab.server.generation import INLINE_CHARACTERS
+from trimtab.server.logprobs import token_name
+from trimtab.server.messages import conversation_tokens
+from trimtab.server.schemas import Message, TokenId, Wire
+
+if TYPE_CHECKING:
+    from fastapi import Request
+
+    from trimtab.server.served import Served
+
+
+class TokenizeRequest(Wire):
+    """A text, or a conversation as the chat endpoint takes it."""
+
+    model: str | None = None
+    prompt: str | None = None
+    messages: Annotated[list[Message] | None, Field(min_length=1)] = None
+    add_special_tokens: Annotated[
+        bool | None, Field(description="begin as the model's texts begin; a conversation does so by itself")
+    ] = None
+    return_token_strs: bool | None = None
+    add_generation_prompt: Annotated[bool | None, Field(description="end with the answer's opening")] = None
+    tools: list[dict[str, Any]] | None = None
+    chat_template_kwargs: dict[str, Any] | None = None
+
+
+class DetokenizeRequest(Wire):
+    model: str | None = None
+    tokens: list[TokenId]
+
+
+class Tokenized(TypedDict):
+    count: int
+    max_model_len: int
+    tokens: list[int]
+    token_strs: list[str] | None
+
+
+class Detokenized(TypedDict):
+    prompt: str
+
+
+async def tokenize(request: Request, body: TokenizeRequest, served: Served) -> Response:
+    """Token ids, how many, and how many fit."""
+    served.check_name(body.model)
+    tokens = await _tokens(body, served)
+    names = [token_name(token, served.tokenizer) for token in tokens] if body.return_token_strs else None
+    answer: Tokenized = {
+        "count": len(tokens),
+        "max_model_len": served.context,
+        "tokens": tokens,
+        "token_strs": names,
+    }
+    return Response(json.dumps(answer), media_type="application/json")
+
+
+async def detokenize(request: Request, body: DetokenizeRequest, served: Served) -> Response:
+    """The text of token ids, control tokens included."""
+    served.check_name(body.model)
+    size = served.engine.runner.config.vocab_size
+    if wrong := [token for token in body.tokens if token >= size]:
+        message = f"Invalid 'tokens': {wrong[0]} is no token; this model has 0 to {size - 1}."
+        raise ApiError.invalid("tokens", message)
+
+    def decode() -> str:
+        return served.tokenizer.decode(body.tokens, skip_special=False)
+
+    short = len(body.tokens) <= INLINE_CHARACTERS
+    answer: Detokenized = {"prompt": decode() if short else await asyncio.to_thread(decode)}
+    return Response(json.dumps(answer), media_type="application/json")
+
+
+async def _tokens(body: TokenizeRequest, served: Served) -> list[int]:
+    if (body.prompt is None) == (body.messages is None):
+        message = "Give either 'prompt' or 'messages'."
+        raise ApiError.invalid("prompt", message, "missing_required_parameter")
+    if body.messages is not None:
+        variables = dict(body.chat_template_kwargs or {})
+        if body.add_generation_prompt is not None:
+            variables["add_generation_prompt"] = body.add_generation_prompt
+        return await conversation_tokens(served, body.messages, variables, tools=body.tools)
+    text = body.prompt or ""
+    special = body.add_special_tokens is not False
+
+    def encode() -> list[int]:
+        return served.tokenizer.encode(text, add_special=special)
+
+    return encode() if len(text) <= INLINE_CHARACTERS else await asyncio.to_thread(encode)
