@@ -56,8 +56,8 @@ def run(options: BenchOptions) -> Report:
             if title.startswith(roster.OURS):
                 targets.append(target(f"{title}: falls by times", free / crowded_rate, most=MOST))
         result = {
-            "ratio": max((each["value"] for each in targets), default=None),
-            "unit": "times fewer tokens/s with one core taken, the worse of the two works",
+            "ratio": _ratio(rows),
+            "unit": f"times that {RIVAL} falls by over what trimtab falls by, the worse of the two works",
             "limit_fraction": None,
             "quality": None,
             "samples": samples.get(f"{roster.OURS}, decode"),
@@ -65,6 +65,12 @@ def run(options: BenchOptions) -> Report:
             "table": rows,
         }
         return record.report(task, "contention", CLAIM, contest=contest, samples=samples, result=result)
+
+
+def _ratio(rows: list[dict[str, Any]]) -> float | None:
+    falls = {row["contender"]: row["falls by"] for row in rows}
+    pairs = [(falls.get(f"{RIVAL}, {work}"), falls.get(f"{roster.OURS}, {work}")) for work in WORKS]
+    return min((theirs / ours for theirs, ours in pairs if theirs and ours), default=None)
 
 
 def _arguments(task: roster.Task, number: int, count: int, tokens: int) -> dict[str, Any]:

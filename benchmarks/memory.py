@@ -60,8 +60,8 @@ def run(options: BenchOptions) -> Report:
         target("highest resident bytes over the promise", peak / promised, most=1.0),
     ]
     result: dict[str, Any] = {
-        "ratio": peak / promised,
-        "unit": "of the promised bytes at the highest",
+        "ratio": promised / peak,
+        "unit": "times the highest resident bytes that were promised",
         "limit_fraction": peak / promised,
         "quality": {"differing": differing, "compared": ALONE},
         "samples": [answer.total_s for answer in together if not isinstance(answer, str)],

@@ -96,8 +96,8 @@ def _result(
     if "trimtab" in middle:
         ours = middle["trimtab"]
         if "llama.cpp server" in middle:
-            ratio = ours / middle["llama.cpp server"]
-            targets.append(target("time beside llama.cpp's server", ratio, most=1.5))
+            ratio = middle["llama.cpp server"] / ours
+            targets.append(target("times the seconds of llama.cpp's server", 1 / ratio, most=1.5))
         if "vLLM serve" in middle:
             targets.append(target("times faster than vLLM's", middle["vLLM serve"] / ours, least=10))
         beside = statistics.median(resident["trimtab"]) - task.model.stat().st_size
@@ -113,7 +113,7 @@ def _result(
     ]
     return {
         "ratio": ratio,
-        "unit": "times the start-up seconds of llama.cpp's server; less is better",
+        "unit": "seconds of llama.cpp's server over trimtab's, to the first token",
         "limit_fraction": None,
         "quality": None,
         "samples": seconds.get("trimtab"),
