@@ -41,6 +41,9 @@ from trimtab.errors import Busy, TrimtabError, UsageError
 if TYPE_CHECKING:
     from collections.abc import Set as AbstractSet
 
+    from trimtab.engine.prefix_store import PrefixStore
+    from trimtab.engine.warm import WarmPrefixes
+
 T = TypeVar("T")
 _SEED_STEP = 0x9E3779B97F4A7C15
 _NO_OUTPUT = SamplingParams(max_tokens=0)
@@ -83,6 +86,7 @@ class Engine:
     runner : owned by the engine from now on, and closed with it
     tokenizer : gives text and knows the tokens that end one
     clock : seconds, never going back
+    prefixes : long prompts on disk; owned and closed like the runner, which must then have `page`
     """
 
     def __init__(
@@ -92,6 +96,7 @@ class Engine:
         settings: EngineSettings | None = None,
         *,
         clock: Callable[[], float] = time.monotonic,
+        prefixes: PrefixStore | None = None,
     ) -> None:
         self.settings = settings or EngineSettings()
         self.runner = runner
@@ -111,6 +116,12 @@ class Engine:
             drafting=self.settings.drafting,
         )
         self._inbox: SimpleQueue[Callable[[], object]] = SimpleQueue()
+        self._warm: WarmPrefixes | None = None
+        if prefixes is not None:
+            from trimtab.engine.warm import WarmPrefixes
+
+            page: Callable[[int], Any] = runner.page  # type: ignore[attr-defined]
+            self._warm = WarmPrefixes(prefixes, self._pool, page, self._inbox.put)
         self._lock = threading.Lock()  # guards what submitters change: _open, _refusing
         self._open: set[Output] = set()
         self._refusing = ""
@@ -279,6 +290,7 @@ class Engine:
             "ttft_s": self._ttft.snapshot(),
             "tpot_s": self._tpot.snapshot(),
             "memory_bytes": dict(self.runner.memory),
+            **({} if self._warm is None else self._warm.stats()),
             "uptime_s": now - self._started_at,
         }
 
@@ -381,10 +393,14 @@ class Engine:
             if self._stopping:
                 break
             idle = not self._step()
+            if idle and self._warm is not None:
+                self._warm.idle()
         for sequence in tuple(self._open):
             self._drop(sequence)
         while not inbox.empty():  # jobs that came with the last breath still get their answer
             self._guarded(inbox.get())
+        if self._warm is not None:
+            self._warm.finish()
         self.runner.close()
 
     def _guarded(self, job: Callable[[], object]) -> None:
@@ -421,6 +437,8 @@ class Engine:
                 sequence.first_at = now
                 if not sequence.pooling:
                     self._ttft.add(now - sequence.submitted_at)
+                if self._warm is not None:
+                    self._warm.note(sequence)
             if (times := sequence.times) is not None:
                 # One step gives several tokens when drafted ones were right.
                 times.extend((now,) * (len(sequence.tokens) - sequence.prompt_length - len(times)))
@@ -443,6 +461,12 @@ class Engine:
                 self._queued.add(now - sequence.submitted_at)
 
     def _add(self, sequence: Output) -> None:
+        if self._warm is not None and not sequence.closed:
+            self._warm.fetch(sequence, lambda: self._enqueue(sequence))
+        else:
+            self._enqueue(sequence)
+
+    def _enqueue(self, sequence: Output) -> None:
         if not sequence.closed:
             self._scheduler.add(sequence)
 

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from trimtab.engine.batch import Runner
     from trimtab.engine.budget import EnginePlan
     from trimtab.engine.engine import Engine
+    from trimtab.engine.prefix_store import PrefixStore
     from trimtab.formats.source import TensorSource
     from trimtab.models.config import ModelConfig
     from trimtab.models.tokenizer import Tokenizer
@@ -46,6 +47,8 @@ def open_model(
     context: int | None = None,
     device: str = "cpu",
     reserve_bytes: int | None = None,
+    prefix_dir: Path | None = None,
+    prefix_disk_bytes: int = 10**9,
     **settings: Any,
 ) -> Opened:
     """Load a model and start its engine.
@@ -58,6 +61,7 @@ def open_model(
     context : tokens that one request may have; by default what fits, up to 8192
     device : `cpu`, or a torch device such as `cuda`, whose own memory `memory` then means
     reserve_bytes : what the process will still grow by, beside weights and pages
+    prefix_dir : folder in which long prompts survive a restart, `prefix_disk_bytes` of them at most
     settings : further fields of `EngineSettings`
 
     Raises
@@ -80,7 +84,12 @@ def open_model(
         else:
             runner, plan = _torch(source, config, memory, context, device, options)
     most = min(plan.max_running, settings.pop("max_running", None) or plan.max_running)
-    engine = Engine(runner, tokenizer, EngineSettings(context=plan.context, max_running=most, **settings))
+    prefixes = None
+    if prefix_dir is not None:
+        prefixes = _prefixes(prefix_dir, prefix_disk_bytes, path, config, runner, plan, options)
+    engine = Engine(
+        runner, tokenizer, EngineSettings(context=plan.context, max_running=most, **settings), prefixes=prefixes
+    )
     return Opened(config.name, path, config, tokenizer, plan, engine)
 
 
@@ -140,6 +149,35 @@ def _native(
         context=plan.context, threads=threads, pin=pin, sketch=sketch, **options,
     )  # fmt: skip
     return runner, plan
+
+
+def _prefixes(
+    folder: Path,
+    most_bytes: int,
+    model: Path,
+    config: ModelConfig,
+    runner: Runner,
+    plan: EnginePlan,
+    options: dict[str, str],
+) -> PrefixStore:
+    """Long prompts of earlier runs, as far as this engine would compute the same pages."""
+    from trimtab.engine.identity import identity
+    from trimtab.engine.prefix_store import PrefixStore
+    from trimtab.engine.runner import NativeRunner
+
+    if not isinstance(runner, NativeRunner):
+        raise UsageError(
+            "prefixes are kept on disk for models on the CPU only", "leave out --prefix-dir", "prefix_dir"
+        )
+    # Two kinds of rope choose their factors by the context that the engine is started with.
+    scaled = any(rope.kind in ("dynamic", "longrope") for rope in config.ropes)
+    settings = {**options, "kernels": runner.kernels, "context": plan.context if scaled else 0}
+    return PrefixStore(
+        folder,
+        most_bytes,
+        page_bytes=runner.page(0).nbytes,
+        identity=lambda: identity(model, config, memo=folder / "models.json", **settings),
+    )
 
 
 def _torch(

@@ -77,6 +77,10 @@ class PagePool:
             pages.append(page)
         return pages
 
+    def holds(self, digest: bytes) -> bool:
+        """Whether some page is published under `digest`."""
+        return digest in self._published
+
     def share(self, digest: bytes) -> int | None:
         """One more reference to the page published under `digest`, or None when there is no such page."""
         page = self._published.get(digest)

@@ -21,6 +21,8 @@ def open_served(settings: ModelSettings) -> Served:
 
     inspector = _inspector(settings) if isinstance(settings, ServeSettings) else None
     more: dict[str, Any] = {"max_waiting": settings.max_queue} if isinstance(settings, ServeSettings) else {}
+    if isinstance(settings, ServeSettings):
+        more |= {"prefix_dir": settings.prefix_dir, "prefix_disk_bytes": settings.prefix_disk_bytes}
     more["token_times"] = inspector is not None and inspector.mode != "off"
     opened = open_model(
         settings.model,

@@ -63,6 +63,17 @@ class ModelSettings(BaseModel):
         return self.model.rstrip("/").rpartition("/")[2].removesuffix(".gguf") or self.model
 
 
+class PrefixSettings(BaseModel):
+    """What survives a restart."""
+
+    model_config = ConfigDict(title="Prefixes on disk", defer_build=True)
+
+    prefix_dir: Path | None = Field(
+        None, description="folder in which long prompts that come again survive a restart; default: none do"
+    )
+    prefix_disk_bytes: Bytes = Field(10**9, description="most that they take on disk; e.g. 1GB")
+
+
 class AddressSettings(BaseModel):
     """Where the server is found, and over what."""
 
@@ -152,7 +163,9 @@ class WatchSettings(BaseModel):
     )
 
 
-class ServeSettings(ModelSettings, AddressSettings, KeySettings, LimitSettings, WatchSettings):
+class ServeSettings(
+    ModelSettings, PrefixSettings, AddressSettings, KeySettings, LimitSettings, WatchSettings
+):
     """The model and the HTTP server around it."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", title="Server", defer_build=False)
