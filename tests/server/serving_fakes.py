@@ -63,7 +63,9 @@ class SpellingRunner:
         top = np.tile(np.arange(max(width, 0), dtype=np.int32), (count, 1))
         top_logprobs = (-1.0 - top).astype(np.float32)
         hidden = None if batch.hidden is None else hidden_states(batch.tokens[batch.hidden])
-        return StepResult(tokens, np.full(count, -0.5, np.float32), top, top_logprobs, hidden)
+        shouted = (tokens >= ord("A")) & (tokens <= ord("Z")) & (batch.sampling["score"] < 0)
+        logprobs = np.where(shouted, -0.9, -0.5).astype(np.float32)
+        return StepResult(tokens, logprobs, top, top_logprobs, hidden)
 
     def _token(self, position: int, batch: Batch, i: int) -> int:
         sampling = batch.sampling[i]
@@ -94,6 +96,7 @@ class ByteTokenizer:
     bos_id = None
     eos_ids = frozenset({END})
     chat_template = "made up"
+    special_names = {"eos_token": "<end>"}  # noqa: RUF012
 
     def encode(self, text: str, *, add_special: bool = True, parse_special: bool = True) -> list[int]:
         if any("\ud800" <= letter <= "\udfff" for letter in text):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import openai
@@ -220,7 +220,12 @@ def test_fields_without_effect_are_accepted(client: openai.OpenAI) -> None:
         ({"tools": [{"type": "function"}]}, openai.BadRequestError, "tools", "unsupported_parameter"),
         ({"response_format": {"type": "json_object"}}, openai.BadRequestError, "response_format", None),
         ({"stream_options": {"include_usage": True}}, openai.BadRequestError, "stream_options", None),
-        ({"extra_body": {"tempature": 1}}, openai.BadRequestError, "tempature", "unknown_parameter"),
+        (
+            {"messages": [{"role": "user", "content": "", "mood": 1}]},
+            openai.BadRequestError,
+            "messages[0].mood",
+            "unknown_parameter",
+        ),
         ({"extra_body": {"chat_template_kwargs": {"fail": 1}}}, openai.BadRequestError, "messages", None),
         (
             {"extra_body": {"chat_template_kwargs": {"self": 1}}},
@@ -247,6 +252,26 @@ def test_refusals_name_the_field(
         assert caught.value.code == code
     if param == "prompt":
         assert caught.value.code == "context_length_exceeded"
+
+
+@pytest.mark.parametrize(
+    ("extra", "says"),
+    [
+        ({"tempature": 1}, "Unrecognized request argument supplied: tempature"),
+        ({"tempature": 1, "max_toks": 1}, "Unrecognized request arguments supplied: max_toks, tempature"),
+    ],
+)
+def test_unknown_fields_are_refused_as_openai_does(client: openai.OpenAI, extra: Any, says: str) -> None:
+    calls: list[Callable[[], Any]] = [
+        lambda: client.chat.completions.create(model="speller", messages=HELLO, extra_body=extra),
+        lambda: client.completions.create(model="speller", prompt="T", extra_body=extra),
+        lambda: client.embeddings.create(model="speller", input="T", extra_body=extra),
+    ]
+    for call in calls:
+        with pytest.raises(openai.BadRequestError) as caught:
+            call()
+        body: Any = caught.value.body
+        assert body == {"message": says, "type": "invalid_request_error", "param": None, "code": None}
 
 
 @pytest.mark.parametrize("stream", [False, True])

@@ -42,6 +42,12 @@ def test_there_and_back(server: Any, text: str) -> None:
         assert client.post("/detokenize", json={"tokens": tokens}).json() == {"prompt": text}
 
 
+def test_what_clients_need_to_cut_texts_themselves(server: Any) -> None:
+    info = httpx.get(f"{server.url}/tokenizer_info", timeout=30).json()
+    assert (info["eos_token"], info["bos_token"], info["model_max_length"]) == ("<end>", None, CONTEXT)
+    assert ask(server, "tokenize", prompt=info["eos_token"]).json()["tokens"] == [VOCAB - 1]
+
+
 @pytest.mark.parametrize(
     ("path", "body", "param"),
     [

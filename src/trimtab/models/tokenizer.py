@@ -91,6 +91,11 @@ class Tokenizer:
         """The source of the usual chat template, or None for a model without one."""
         return self._vocabulary.templates.get("default")
 
+    @property
+    def special_names(self) -> Mapping[str, str]:
+        """What the model's files call its special tokens: `bos_token` -> text, `eos_token` -> text."""
+        return self._vocabulary.names
+
     def encode(self, text: str, *, add_special: bool = True, parse_special: bool = True) -> list[int]:
         """Token ids of a text.
 

@@ -20,7 +20,7 @@ from trimtab.server.generation import (
     submit,
     wants_usage,
 )
-from trimtab.server.logprobs import chat_logprobs
+from trimtab.server.logprobs import chat_logprobs, prompt_logprobs
 from trimtab.server.messages import conversation_tokens
 from trimtab.server.sampling import refuse_unsupported, sampling_params
 from trimtab.server.schemas import ChatChoice, ChatCompletion
@@ -42,7 +42,10 @@ async def create(request: Request, body: ChatRequest, served: Served) -> Respons
         raise ApiError.invalid("top_logprobs", "'top_logprobs' goes with 'logprobs': true.")
     asked = body.max_completion_tokens if body.max_completion_tokens is not None else body.max_tokens
     params = sampling_params(
-        body, max_tokens=asked, logprobs=(body.top_logprobs or 0) if body.logprobs else None
+        body,
+        max_tokens=asked,
+        logprobs=(body.top_logprobs or 0) if body.logprobs else None,
+        prompt_logprobs=body.prompt_logprobs,
     )
     if asked == 0:
         raise ApiError.invalid(
@@ -65,6 +68,9 @@ async def create(request: Request, body: ChatRequest, served: Served) -> Respons
         "choices": [_choice(i, output, served, bool(body.logprobs)) for i, output in enumerate(outputs)],
         "usage": submitted.usage,
     }
+    if body.prompt_logprobs is not None:
+        entries = submitted.handles[0].prompt_logprobs or []
+        answer["prompt_logprobs"] = prompt_logprobs(entries, body.prompt_logprobs, served.tokenizer)
     return Response(json.dumps(answer), headers=headers, media_type="application/json")
 
 

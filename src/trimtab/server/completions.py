@@ -21,11 +21,11 @@ from trimtab.server.generation import (
     finished,
     origin,
     reason,
-    scored,
     submit,
     wants_usage,
 )
-from trimtab.server.logprobs import completion_logprobs, text_length
+from trimtab.server.infill import infill_tokens
+from trimtab.server.logprobs import completion_logprobs, prompt_logprobs, text_length
 from trimtab.server.sampling import refuse_unsupported, sampling_params
 from trimtab.server.schemas import Completion, CompletionChoice, CompletionLogprobs
 from trimtab.server.streaming import DONE, EventStream, Frame, merged
@@ -45,17 +45,25 @@ async def create(request: Request, body: CompletionRequest, served: Served) -> R
     served.check_name(body.model)
     refuse_unsupported(body)
     asked = _DEFAULT_MAX_TOKENS if body.max_tokens is None else body.max_tokens
-    if asked == 0 and not body.echo:
+    if asked == 0 and not body.echo and body.prompt_logprobs is None:
         raise ApiError.invalid("max_tokens", "Invalid 'max_tokens': 0 goes with 'echo': true only.")
+    candidates = _candidates(body)
+    choosing = candidates > (body.n or 1)
+    echoed = body.logprobs if body.echo else None
+    scores = [count for count in (body.prompt_logprobs, echoed) if count is not None]
     params = sampling_params(
-        body, max_tokens=asked, logprobs=body.logprobs, prompt_logprobs=body.logprobs if body.echo else None
+        body,
+        max_tokens=asked,
+        logprobs=0 if body.logprobs is None and choosing else body.logprobs,
+        prompt_logprobs=max(scores, default=None),
+        choices=candidates,
     )
     prompts = await _prompts(body, served)
 
     answer_id = f"cmpl-{secrets.token_hex(12)}"
     submitted = submit(call_of(request), served, prompts, params, answer_id, body.cache_salt)
     headers = {"x-request-id": answer_id}
-    writer = _Writer(served, submitted, bool(body.echo), body.logprobs)
+    writer = _Writer(served, submitted, bool(body.echo), body.logprobs, body.prompt_logprobs)
     if body.stream:
         frame = Frame({"id": answer_id, "object": "text_completion", **origin(served)}, wants_usage(body))
         return await EventStream.opened(request, writer.events(frame), submitted.handles, headers)
@@ -64,10 +72,23 @@ async def create(request: Request, body: CompletionRequest, served: Served) -> R
         "id": answer_id,
         "object": "text_completion",
         **origin(served),
-        "choices": [writer.choice(index, output) for index, output in enumerate(outputs)],
+        "choices": writer.choices(outputs, body.n or 1),
         "usage": submitted.usage,
     }
     return Response(json.dumps(answer), headers=headers, media_type="application/json")
+
+
+def _candidates(body: CompletionRequest) -> int:
+    """Outputs to make for each prompt."""
+    chosen = body.n or 1
+    if body.best_of is None:
+        return chosen
+    if body.best_of < chosen:
+        message = f"Invalid 'best_of': {body.best_of} is less than 'n', which is {chosen}."
+        raise ApiError.invalid("best_of", message)
+    if body.best_of > chosen and body.stream:
+        raise ApiError.invalid("best_of", "'best_of' greater than 'n' does not go with 'stream': true.")
+    return body.best_of
 
 
 async def _prompts(body: CompletionRequest, served: Served) -> list[list[int]]:
@@ -79,9 +100,16 @@ async def _prompts(body: CompletionRequest, served: Served) -> list[list[int]]:
         raise ApiError.invalid("prompt", "Invalid 'prompt': it is empty.")
     tokenizer = served.tokenizer
     first = sorted(tokenizer.eos_ids)[:1] if tokenizer.bos_id is None else [tokenizer.bos_id]
+    special = body.add_special_tokens is not False
 
     def encode() -> list[list[int]]:
-        return [(tokenizer.encode(one) if isinstance(one, str) else one) or first for one in given]
+        every = [tokenizer.encode(one, add_special=special) if isinstance(one, str) else one for one in given]
+        if body.suffix:
+            every = [infill_tokens(tokenizer, tokens, body.suffix) for tokens in every]
+        if not all(every) and not first:
+            message = "Invalid 'prompt': it is empty, and this model has no token that begins a text."
+            raise ApiError.invalid("prompt", message)
+        return [tokens or first for tokens in every]
 
     length = sum(len(one) for one in given)
     return encode() if length <= INLINE_CHARACTERS else await asyncio.to_thread(encode)
@@ -95,23 +123,42 @@ class _Writer:
     submitted: Submitted
     echo: bool
     logprobs: int | None
+    prompt_logprobs: int | None
 
-    def choice(self, index: int, output: Output) -> CompletionChoice:
-        text, entries = output.text, scored(output)
+    def choices(self, outputs: Sequence[Output], chosen: int) -> list[CompletionChoice]:
+        """The `chosen` most likely outputs of each prompt, the likeliest first when there are more."""
+        made = self.submitted.choices
+        choices: list[CompletionChoice] = []
+        for first in range(0, len(outputs), made):
+            places = range(first, first + made)
+            if chosen < made:
+                places = sorted(places, key=lambda place: -_mean_logprob(outputs[place]))[:chosen]
+            for place in places:
+                choices.append(self._choice(len(choices), place, outputs[place]))
+        return choices
+
+    def _choice(self, index: int, place: int, output: Output) -> CompletionChoice:
+        text, entries = output.text, output.logprobs or []
         if self.echo:
-            text, entries = self._prompt_text(index) + text, self._prompt_scored(index) + entries
-        return {
+            text, entries = self._prompt_text(place) + text, self._prompt_scored(place) + entries
+        choice: CompletionChoice = {
             "index": index,
             "text": text,
             "logprobs": None if self.logprobs is None else self._logprobs(entries, 0),
             "finish_reason": reason(output),
         }
+        if self.prompt_logprobs is not None:
+            entries_of = self.submitted.handles[place].prompt_logprobs or []
+            choice["prompt_logprobs"] = prompt_logprobs(
+                entries_of, self.prompt_logprobs, self.served.tokenizer
+            )
+        return choice
 
     async def events(self, frame: Frame) -> AsyncIterator[bytes]:
         begun: set[int] = set()
         offsets = [0] * len(self.submitted.handles)  # in characters, where the next token's text begins
         async for index, delta in merged(self.submitted.handles):
-            text, entries = delta.text, scored(delta)
+            text, entries = delta.text, delta.logprobs or []
             if self.echo and index not in begun:
                 begun.add(index)
                 text, entries = self._prompt_text(index) + text, self._prompt_scored(index) + entries
@@ -133,7 +180,17 @@ class _Writer:
     def _prompt_scored(self, index: int) -> list[TokenLogprob]:
         entries = self.submitted.handles[index].prompt_logprobs or []
         first = self.submitted.prompt_of(index)[0]
-        return [TokenLogprob(first, math.nan) if entry is None else entry for entry in entries]
+        most = self.logprobs or 0  # the entries may hold more, for `prompt_logprobs`
+        return [
+            TokenLogprob(first, math.nan) if entry is None else entry._replace(top=entry.top[:most])
+            for entry in entries
+        ]
 
     def _logprobs(self, entries: Sequence[TokenLogprob], offset: int) -> CompletionLogprobs:
         return completion_logprobs(entries, self.served.tokenizer, offset, alternatives=bool(self.logprobs))
+
+
+def _mean_logprob(output: Output) -> float:
+    """By which `best_of` chooses: the mean over an output's tokens, the one that ended it included."""
+    entries = output.logprobs or []
+    return sum(entry.logprob for entry in entries) / len(entries) if entries else 0.0

@@ -48,6 +48,7 @@ ENDPOINTS = (
         "POST", "/detokenize", "tokenize:detokenize", "The text of token ids",
         "DetokenizeRequest", "Detokenized",
     ),
+    Endpoint("GET", "/tokenizer_info", "tokenize:info", "Special tokens, template", answer="TokenizerInfo"),
     Endpoint(
         "POST", "/v1/embeddings", "embeddings:create", "Vectors of texts", "EmbeddingsRequest", "Embeddings"
     ),

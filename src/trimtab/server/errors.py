@@ -65,8 +65,27 @@ def from_trimtab(error: TrimtabError) -> Response:
     elif isinstance(error, UnknownName) and error.param == "model":
         code = "model_not_found"
     elif isinstance(error, Busy):
-        code, headers = "rate_limit_exceeded", {"Retry-After": str(RETRY_AFTER_S)}
+        code, headers = "rate_limit_exceeded", {"Retry-After": str(error.retry_after_s or RETRY_AFTER_S)}
     return error_answer(error.http_status, message, error.param, code, headers)
+
+
+def refusal(error: Exception, path: str) -> Response:
+    """The answer to a request that was refused.
+
+    Parameters
+    ----------
+    error : ApiError, TrimtabError or RequestValidationError; any other is raised again
+    path : the address that was asked, because their oldest addresses word unknown fields differently
+    """
+    from fastapi.exceptions import RequestValidationError
+
+    if isinstance(error, ApiError):
+        return error_answer(error.status, error.message, error.param, error.code)
+    if isinstance(error, TrimtabError):
+        return from_trimtab(error)
+    if isinstance(error, RequestValidationError):
+        return error_answer(400, *explain(error.errors(), unnamed=path in _UNNAMED))
+    raise error
 
 
 def install(app: FastAPI) -> None:
@@ -74,15 +93,8 @@ def install(app: FastAPI) -> None:
     from fastapi.exceptions import RequestValidationError
     from starlette.exceptions import HTTPException
 
-    async def on_api_error(request: Request, error: ApiError) -> Response:
-        return error_answer(error.status, error.message, error.param, error.code)
-
-    async def on_trimtab_error(request: Request, error: TrimtabError) -> Response:
-        return from_trimtab(error)
-
-    async def on_validation_error(request: Request, error: RequestValidationError) -> Response:
-        message, param, code = explain(error.errors())
-        return error_answer(400, message, param, code)
+    async def on_refusal(request: Request, error: Exception) -> Response:
+        return refusal(error, request.url.path)
 
     async def on_http_error(request: Request, error: HTTPException) -> Response:
         message = {
@@ -96,9 +108,9 @@ def install(app: FastAPI) -> None:
         return error_answer(500, "the server failed on this request; its log has the details")
 
     handlers: dict[Any, Any] = {
-        ApiError: on_api_error,
-        TrimtabError: on_trimtab_error,
-        RequestValidationError: on_validation_error,
+        ApiError: on_refusal,
+        TrimtabError: on_refusal,
+        RequestValidationError: on_refusal,
         HTTPException: on_http_error,
         Exception: on_bug,
     }
@@ -106,8 +118,19 @@ def install(app: FastAPI) -> None:
         app.add_exception_handler(kind, handler)
 
 
-def explain(errors: Sequence[Mapping[str, Any]]) -> tuple[str, str | None, str | None]:
-    """Message, param and code for what pydantic found; the first offending field speaks."""
+# Where OpenAI answers to an unknown field of the body itself without `param` and `code`.
+_UNNAMED = {"/v1/chat/completions", "/v1/completions", "/v1/embeddings"}
+
+
+def explain(
+    errors: Sequence[Mapping[str, Any]], *, unnamed: bool = False
+) -> tuple[str, str | None, str | None]:
+    """Message, param and code for what pydantic found; the first offending field speaks.
+
+    Parameters
+    ----------
+    unnamed : unknown fields of the body itself are all named, but only in the message
+    """
     first = errors[0]
     kind, loc = str(first["type"]), tuple(first["loc"])[1:]
     if kind == "json_invalid":
@@ -118,6 +141,11 @@ def explain(errors: Sequence[Mapping[str, Any]]) -> tuple[str, str | None, str |
         if kind == "missing":
             return "the body is empty; a JSON object is expected", None, None
         return "the body is not a JSON object sent with the header Content-Type: application/json", None, None
+    if unnamed and kind == "extra_forbidden" and len(loc) == 1:
+        places = [tuple(error["loc"])[1:] for error in errors if error["type"] == kind]
+        unknown = [str(place[0]) for place in places if len(place) == 1]
+        plural = "s" if len(unknown) > 1 else ""
+        return f"Unrecognized request argument{plural} supplied: {', '.join(sorted(unknown))}", None, None
     if tags:
         alternatives = _alternatives(errors, path)
         if len(alternatives) > 1:

@@ -10,7 +10,13 @@ import math
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
-from trimtab.server.schemas import ChatLogprobs, CompletionLogprobs, TopLogprob
+from trimtab.server.schemas import (
+    ChatLogprobs,
+    CompletionLogprobs,
+    PromptLogprob,
+    PromptLogprobs,
+    TopLogprob,
+)
 
 if TYPE_CHECKING:
     from trimtab.engine.output import TokenLogprob
@@ -50,17 +56,46 @@ def completion_logprobs(
         offsets.append(offset)
         offset += text_length([entry], tokenizer)
     tops: list[dict[str, float] | None] = []
-    for name, entry in zip(names, scored, strict=True):
+    for entry in scored:
         if math.isnan(entry.logprob):
             tops.append(None)  # the first token of a prompt has no probability
             continue
-        top = {token_name(token, tokenizer): _finite(logprob) for token, logprob in entry.top}
-        tops.append(top | {name: _finite(entry.logprob)})
+        top: dict[str, float] = {}
+        for token, logprob in (*entry.top, (entry.token, entry.logprob)):
+            # Two tokens may stand for the same text; the likelier one keeps the name.
+            top.setdefault(token_name(token, tokenizer), _finite(logprob))
+        tops.append(top)
     return {
         "tokens": names,
         "token_logprobs": [None if math.isnan(entry.logprob) else _finite(entry.logprob) for entry in scored],
         "top_logprobs": tops if alternatives else None,
         "text_offset": offsets,
+    }
+
+
+def prompt_logprobs(
+    entries: Sequence[TokenLogprob | None], most: int, tokenizer: Tokenizer
+) -> PromptLogprobs:
+    """Scores of a prompt in vLLM's shape.
+
+    Parameters
+    ----------
+    most : alternatives that were asked for; the entries may hold more
+    """
+    return [None if entry is None else _by_token(entry, most, tokenizer) for entry in entries]
+
+
+def _by_token(entry: TokenLogprob, most: int, tokenizer: Tokenizer) -> dict[str, PromptLogprob]:
+    ranks = {token: rank for rank, (token, _) in enumerate(entry.top, 1)}
+    listed = dict(entry.top[:most])
+    listed.setdefault(entry.token, entry.logprob)
+    return {
+        str(token): {
+            "logprob": _finite(logprob),
+            "rank": ranks.get(token),
+            "decoded_token": token_name(token, tokenizer),
+        }
+        for token, logprob in listed.items()
     }
 
 

@@ -17,8 +17,13 @@ def sampling_params(
     max_tokens: int | None,
     logprobs: int | None,
     prompt_logprobs: int | None = None,
+    choices: int | None = None,
 ) -> SamplingParams:
     """What the engine needs; fields that the request leaves out keep the engine's own defaults.
+
+    Parameters
+    ----------
+    choices : outputs to make, when they are not as many as are answered
 
     Raises
     ------
@@ -42,7 +47,7 @@ def sampling_params(
         "prompt_logprobs": prompt_logprobs,
     }
     given = {name: value for name, value in fields.items() if value is not None}
-    return SamplingParams(max_tokens=max_tokens, n=body.n or 1, **given)
+    return SamplingParams(max_tokens=max_tokens, n=choices or body.n or 1, **given)
 
 
 def refuse_unsupported(body: ChatRequest | CompletionRequest) -> None:
@@ -54,10 +59,8 @@ def refuse_unsupported(body: ChatRequest | CompletionRequest) -> None:
         value = getattr(body, name, None)
         if value is not None and value not in harmless:
             raise ApiError.invalid(name, f"Unsupported parameter: '{name}'.", "unsupported_parameter")
-    best_of = getattr(body, "best_of", None)
-    if best_of is not None and best_of != (body.n or 1):
-        message = "Unsupported parameter: 'best_of' other than n."
-        raise ApiError.invalid("best_of", message, "unsupported_parameter")
+    if body.prompt_logprobs is not None and body.stream:
+        raise ApiError.invalid("prompt_logprobs", "'prompt_logprobs' does not go with 'stream': true.")
     if body.stream_options is not None and not body.stream:
         raise ApiError.invalid("stream_options", "'stream_options' goes with 'stream': true.")
 
@@ -73,7 +76,6 @@ _UNSUPPORTED: dict[str, tuple[Any, ...]] = {
     "reasoning_effort": ("none",),
     "verbosity": ("medium",),
     "web_search_options": (),
-    "suffix": ("",),
 }
 
 

@@ -57,6 +57,10 @@ class GenerationRequest(Wire):
     min_tokens: Annotated[int | None, Field(ge=0, lt=2**31)] = None
     ignore_eos: bool | None = None
     stop_token_ids: list[TokenId] | None = None
+    prompt_logprobs: Annotated[
+        int | None,
+        Field(ge=0, le=MAX_LOGPROBS, description="score the prompt too, with so many alternatives"),
+    ] = None
     cache_salt: Annotated[
         str | None, Field(max_length=256, description="prompt prefixes are shared only under equal salts")
     ] = None
@@ -69,6 +73,14 @@ class GenerationRequest(Wire):
     safety_identifier: str | None = None
     prompt_cache_key: str | None = None
     prompt_cache_retention: str | None = None
+
+    # vLLM's names, with the values that ask for what is done here anyway.
+    skip_special_tokens: Literal[True] | None = None
+    spaces_between_special_tokens: bool | None = None
+    include_stop_str_in_output: Literal[False] | None = None
+    use_beam_search: Literal[False] | None = None
+    length_penalty: float | None = None
+    request_id: str | None = None
 
 
 class TextPart(Wire):
@@ -115,10 +127,13 @@ class CompletionRequest(GenerationRequest):
     prompt: str | list[str] | list[TokenId] | list[list[TokenId]]
     echo: bool | None = None
     logprobs: Annotated[int | None, Field(ge=0, le=MAX_LOGPROBS)] = None
-
-    # Would change the answer.
-    best_of: Any = None
-    suffix: Any = None
+    best_of: Annotated[
+        int | None, Field(ge=1, le=MAX_CHOICES, description="make so many, answer the n most likely ones")
+    ] = None
+    suffix: Annotated[str | None, Field(description="what follows, for models that fill gaps")] = None
+    add_special_tokens: Annotated[
+        bool | None, Field(description="begin a text as the model's texts begin; default true")
+    ] = None
 
 
 class PromptTokensDetails(TypedDict):
@@ -163,6 +178,18 @@ class ChatChoice(TypedDict):
     finish_reason: FinishReason
 
 
+class PromptLogprob(TypedDict):
+    """A token of a prompt's place; `rank` counts from 1 and is null beyond the alternatives asked for."""
+
+    logprob: float
+    rank: int | None
+    decoded_token: str
+
+
+PromptLogprobs = list[dict[str, PromptLogprob] | None]
+"""For each token of the prompt itself and its alternatives, by token id; the first has none before it."""
+
+
 class ChatCompletion(TypedDict):
     id: str
     object: Literal["chat.completion"]
@@ -171,6 +198,7 @@ class ChatCompletion(TypedDict):
     system_fingerprint: str
     choices: list[ChatChoice]
     usage: Usage
+    prompt_logprobs: NotRequired[PromptLogprobs]
 
 
 class CompletionLogprobs(TypedDict):
@@ -185,6 +213,7 @@ class CompletionChoice(TypedDict):
     text: str
     logprobs: CompletionLogprobs | None
     finish_reason: FinishReason
+    prompt_logprobs: NotRequired[PromptLogprobs]
 
 
 class Completion(TypedDict):

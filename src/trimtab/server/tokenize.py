@@ -1,4 +1,7 @@
-"""POST /tokenize and /detokenize: what the model's tokenizer makes of a text, and back. vLLM's shapes."""
+"""/tokenize, /detokenize, /tokenizer_info: what the model's tokenizer makes of a text, and back.
+
+The shapes are vLLM's.
+"""
 
 from __future__ import annotations
 
@@ -51,6 +54,36 @@ class Tokenized(TypedDict):
 
 class Detokenized(TypedDict):
     prompt: str
+
+
+class TokenizerInfo(TypedDict):
+    """What clients need that count and cut tokens themselves; null where the model has none."""
+
+    tokenizer_class: str
+    vocab_size: int
+    model_max_length: int
+    bos_token: str | None
+    eos_token: str | None
+    unk_token: str | None
+    pad_token: str | None
+    chat_template: str | None
+
+
+async def info(request: Request, served: Served) -> Response:
+    """The special tokens by their texts, and the chat template."""
+    tokenizer = served.tokenizer
+    names = tokenizer.special_names
+    answer: TokenizerInfo = {
+        "tokenizer_class": type(tokenizer).__name__,
+        "vocab_size": tokenizer.vocab_size,
+        "model_max_length": served.context,
+        "bos_token": names.get("bos_token"),
+        "eos_token": names.get("eos_token"),
+        "unk_token": names.get("unk_token"),
+        "pad_token": names.get("pad_token"),
+        "chat_template": tokenizer.chat_template,
+    }
+    return Response(json.dumps(answer), media_type="application/json")
 
 
 async def tokenize(request: Request, body: TokenizeRequest, served: Served) -> Response:
