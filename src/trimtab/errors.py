@@ -88,8 +88,11 @@ class TooLong(TrimtabError):
 
 
 class Busy(TrimtabError):
+    """More was asked for than can be done now; `retry_after_s` says when there will be room, if known."""
+
     exit_code = 5
     http_status = 429
+    retry_after_s: int | None = None
 
 
 class Offline(TrimtabError):

@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from trimtab.engine.batch import PAGE_TOKENS
+from trimtab.engine.fairness import NOBODY, Caller
 from trimtab.engine.output import StopText
 from trimtab.engine.pages import PagePool, pages_for
 from trimtab.engine.sampling import SamplingParams
@@ -28,6 +29,7 @@ class Request:
     seed: int = 0
     priority: int = 0
     salt: str = ""
+    caller: Caller = NOBODY
 
 
 @st.composite
@@ -58,6 +60,7 @@ def requests(draw: st.DrawFn) -> Request:
         seed=draw(st.integers(0, 2**64 - 1)),
         priority=draw(st.sampled_from([0, 0, 1, -1])),
         salt=draw(st.sampled_from(["", "", "other"])),
+        caller=draw(st.sampled_from([NOBODY, NOBODY, Caller("a"), Caller("b", weight=3.0)])),
     )
 
 
@@ -73,6 +76,7 @@ def make(request: Request, serial: int) -> Sequence:
         seed=request.seed,
         age=(request.priority, serial),
         salt=request.salt,
+        caller=request.caller,
         shares=params.prompt_logprobs is None,
     )
 

@@ -274,5 +274,7 @@ class Handle:
 def _own(error: BaseException) -> TrimtabError:
     """An error of the reader's own: one exception must not be raised in several threads."""
     if isinstance(error, TrimtabError) and type(error).__init__ is TrimtabError.__init__:
-        return type(error)(error.message, error.hint, error.param)
+        own = type(error)(error.message, error.hint, error.param)
+        own.__dict__.update(vars(error))
+        return own
     return TrimtabError(f"the engine failed while running this request: {type(error).__name__}: {error}")
