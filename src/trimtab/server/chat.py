@@ -61,10 +61,13 @@ async def create(request: Request, body: ChatRequest, served: Served) -> Respons
         events = _events(Frame(fields, wants_usage(body)), submitted, served)
         return await EventStream.opened(request, events, submitted.handles, headers)
     outputs = await finished(request, submitted)
+    made = origin(served)
     answer: ChatCompletion = {
         "id": answer_id,
         "object": "chat.completion",
-        **origin(served),
+        "created": made["created"],
+        "model": made["model"],
+        "system_fingerprint": made["system_fingerprint"],
         "choices": [_choice(i, output, served, bool(body.logprobs)) for i, output in enumerate(outputs)],
         "usage": submitted.usage,
     }

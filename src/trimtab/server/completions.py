@@ -130,7 +130,7 @@ class _Writer:
         made = self.submitted.choices
         choices: list[CompletionChoice] = []
         for first in range(0, len(outputs), made):
-            places = range(first, first + made)
+            places: Sequence[int] = range(first, first + made)
             if chosen < made:
                 places = sorted(places, key=lambda place: -_mean_logprob(outputs[place]))[:chosen]
             for place in places:

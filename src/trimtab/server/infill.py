@@ -33,11 +33,11 @@ def infill_tokens(tokenizer: Tokenizer, prefix: list[int], suffix: str) -> list[
     ApiError : the model was not taught this
     """
     for spelling in SPELLINGS:
-        marks = [_control(tokenizer, text) for text in spelling]
-        if None not in marks:
-            before, after, middle = (mark for mark in marks if mark is not None)
+        marks = [mark for text in spelling if (mark := _control(tokenizer, text)) is not None]
+        if len(marks) == len(spelling):
+            before, after, middle = marks
             end = tokenizer.encode(suffix, add_special=False, parse_special=False)
-            begin = [tokenizer.bos_id] if prefix[:1] == [tokenizer.bos_id] else []
+            begin = prefix[: prefix[:1] == [tokenizer.bos_id]]
             return [*begin, before, *prefix[len(begin) :], after, *end, middle]
     raise ApiError.invalid(
         "suffix",
