@@ -1,10 +1,10 @@
 """Pages of keys and values on disk, so that a restarted engine still knows the long prompts it has seen.
 
 A file is one page, named by the digest of all tokens up to its end (salt included), in a folder named by
-everything that decides its bytes: the model's content, the KV type, the kernels, this build. So a file that is
-there and whole is the right one, and one that is anything else is ignored and said so. Files appear by rename
-and are never changed; what a killed process leaves is swept at the next start. The store knows digests and
-bytes; which pages deserve to be kept is decided in `warm.py`.
+everything that decides its bytes: the model's content, the KV type, the kernels, this build. So a file that
+is there and whole is the right one, and one that is anything else is ignored and said so. Files appear by
+rename and are never changed; what a killed process leaves is swept at the next start. The store knows digests
+and bytes; which pages deserve to be kept is decided in `warm.py`.
 """
 
 from __future__ import annotations
@@ -80,7 +80,8 @@ class PrefixStore:
             self._owner = _owner_of(folder)
         except OSError as error:
             hint = "name a folder that this user may write with --prefix-dir"
-            raise UsageError(f"{folder}: no prefixes can be kept here: {error}", hint, "prefix_dir") from error
+            message = f"{folder}: no prefixes can be kept here: {error}"
+            raise UsageError(message, hint, "prefix_dir") from error
         if self._owner is None:
             _log.warning("%s is in use by another server: prefixes are read and not written", folder)
         self._jobs.put(lambda: self._open(identity))
@@ -164,12 +165,20 @@ class PrefixStore:
             self._owner.close()
 
     def _open(self, identity: Callable[[], bytes]) -> None:
-        """Look at what is there, then learn which of it is this model's."""
+        """Learn which files are this model's, then look at what is there."""
+        mark = hashlib.sha256(identity()).digest()
+        mine = self.folder / mark.hex()[:32]
         found: list[tuple[int, str, int]] = []
         for path in self.folder.glob(f"*/*{_SUFFIX}"):
             with contextlib.suppress(OSError):
                 status = path.lstat()
-                found.append((status.st_mtime_ns, f"{path.parent.name}/{path.name}", status.st_size))
+                # One file that cannot be right must not push all others out.
+                if status.st_size > self._most_bytes or (
+                    path.parent == mine and status.st_size != self._file_bytes
+                ):
+                    self._ignored(path, f"it has {status.st_size} bytes")
+                else:
+                    found.append((status.st_mtime_ns, f"{path.parent.name}/{path.name}", status.st_size))
         for _, key, size in sorted(found):
             self._files[key] = size
             self._bytes += size
@@ -177,11 +186,13 @@ class PrefixStore:
             for path in self.folder.glob(f"*/{_TEMPORARY}*"):
                 _remove(path)
             self._shrink(0)
-        mark = hashlib.sha256(identity()).digest()
-        mine = self.folder / mark.hex()[:32]
-        if self._owner is not None:
             mine.mkdir(mode=0o700, exist_ok=True)
         self._mark, self._mine = mark, mine
+
+    def _ignored(self, path: Path, reason: str) -> None:
+        _log.warning("%s is ignored: %s", path, reason)
+        if self._owner is not None:
+            _remove(path)
 
     def _key(self, digest: bytes) -> str:
         return f"{self._mark.hex()[:32]}/{digest.hex()}{_SUFFIX}"
@@ -197,10 +208,8 @@ class PrefixStore:
         except OSError as error:
             wrong = error.strerror or str(error)
         if wrong:
-            _log.warning("%s is ignored: %s", path, wrong)
+            self._ignored(path, wrong)
             self._forget(key)
-            if self._owner is not None:
-                _remove(path)
             return False
         return True
 

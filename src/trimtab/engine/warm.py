@@ -1,9 +1,9 @@
 """Long prompts that come again: which of their pages go to disk, and how they come back.
 
-A prefix is kept when a second request has shared it and it is long; it is written while the engine has nothing
-else to do, and once more when it ends. A prompt whose pages are on disk and not in memory waits until they are
-read, straight into pages of the pool, while other requests go on. Lives in the engine's thread; files are the
-business of `prefix_store.py`.
+A prefix is kept when a second request has shared it and it is long; it is written while the engine has
+nothing else to do, and what is left when it ends. A prompt whose pages are on disk and not in memory waits
+until they are read, straight into pages of the pool, while other requests go on. This lives in the engine's
+thread; files are the business of `prefix_store.py`.
 """
 
 from __future__ import annotations
@@ -102,37 +102,38 @@ class WarmPrefixes:
     def idle(self) -> None:
         """Nothing else is to be done: write a few pages, if there are any to write."""
         while self._chains and not self._saving:
-            last, chain = self._chains.popitem(last=False)
-            start = self.store.reach(chain)
-            pages = self._taken(chain[start : start + BATCH_PAGES])
-            if not pages:
-                self.store.touch(chain)
-                continue
-            self._saving = True
-            end = start + len(pages)
-
-            def saved(last: bytes = last, chain: Sequence[bytes] = chain, pages: list[int] = pages) -> None:
-                self._pool.give(pages)
-                self._saving = False
-                # Without progress (a full disk, a smaller bound) another try would not help.
-                if end < len(chain) and self.store.reach(chain) >= end:
-                    self._chains[last] = list(chain)
-                    self._chains.move_to_end(last, last=False)
-
-            views = [self._page(page) for page in pages]
-            self.store.save(chain[start:end], views, lambda: self._post(saved))
-            self.store.touch(chain[:end])
+            self._save(*next(iter(self._chains.items())))
 
     def finish(self) -> None:
-        """The engine ends: write what is worth it, in bounded time; nobody reads or writes pages after this."""
+        """The engine ends: write what is left, in bounded time; nobody touches pages after this."""
         for chain in reversed(self._chains.values()):  # the latest first
             start = self.store.reach(chain)
             pages = self._taken(chain[start:])
-            self.store.save(
-                chain[start : start + len(pages)], [self._page(page) for page in pages], lambda: None
-            )
+            views = [self._page(page) for page in pages]
+            self.store.save(chain[start : start + len(pages)], views, lambda: None)
             self.store.touch(chain[: start + len(pages)])
         self.store.close(FLUSH_S)
+
+    def _save(self, last: bytes, chain: list[bytes]) -> None:
+        """Begin to write the next pages of a chain; it is forgotten when there are none."""
+        start = self.store.reach(chain)
+        pages = self._taken(chain[start : start + BATCH_PAGES])
+        end = start + len(pages)
+        if not pages:
+            del self._chains[last]
+            self.store.touch(chain[:end])
+            return
+
+        def saved() -> None:
+            self._pool.give(pages)
+            self._saving = False
+            if self.store.reach(chain) < end:  # a full disk or a bound too small: trying again would not help
+                self._chains.pop(last, None)
+
+        self._saving = True
+        views = [self._page(page) for page in pages]
+        self.store.save(chain[start:end], views, lambda: self._post(saved))
+        self.store.touch(chain[:end])
 
     def _taken(self, digests: Sequence[bytes]) -> list[int]:
         """References to the pages of these digests, up to the first that is in memory no more."""
