@@ -71,7 +71,7 @@ def files(folder: Path) -> list[Path]:
 def test_what_is_read_is_what_was_written_also_after_a_restart(tmp_path: Path) -> None:
     store = opened(tmp_path)
     save(store, "a", "b", "c")
-    assert (store.written_pages, store.bytes) == (3, 3 * FILE_BYTES)
+    assert (store.written_pages, store.disk_bytes) == (3, 3 * FILE_BYTES)
     store.close()
     store = opened(tmp_path)
     assert store.reach([digest(name) for name in "abcd"]) == 3
@@ -80,7 +80,7 @@ def test_what_is_read_is_what_was_written_also_after_a_restart(tmp_path: Path) -
     assert good == 3
     for name, place in zip("abc", places, strict=True):
         assert np.array_equal(place, page(name))
-    assert store.bytes == 3 * FILE_BYTES == sum(path.stat().st_size for path in files(tmp_path))
+    assert store.disk_bytes == 3 * FILE_BYTES == sum(path.stat().st_size for path in files(tmp_path))
     store.close()
 
 
@@ -221,7 +221,7 @@ def test_the_size_is_bounded_and_the_least_recently_used_go_first(tmp_path: Path
     wait(store.touch, [digest("a")])
     save(store, "d")
     assert [store.has(digest(name)) for name in "abcd"] == [True, False, True, True]
-    assert store.bytes == 3 * FILE_BYTES
+    assert store.disk_bytes == 3 * FILE_BYTES
     store.close()
     store = opened(tmp_path, most=FILE_BYTES + 100)  # the bound is smaller now; the order is remembered
     assert [store.has(digest(name)) for name in "abcd"] == [False, False, False, True]
@@ -231,7 +231,7 @@ def test_the_size_is_bounded_and_the_least_recently_used_go_first(tmp_path: Path
     store.close()
     store = opened(tmp_path, most=10)
     save(store, "f")
-    assert (store.bytes, files(tmp_path)) == (0, [])
+    assert (store.disk_bytes, files(tmp_path)) == (0, [])
     store.close()
 
 

@@ -89,7 +89,7 @@ class PrefixStore:
         self._thread.start()
 
     @property
-    def bytes(self) -> int:
+    def disk_bytes(self) -> int:
         """Size of all files."""
         return self._bytes
 
@@ -108,7 +108,7 @@ class PrefixStore:
             place += 1
         return place
 
-    def load(self, digests: Sequence[bytes], into: Sequence[Page], done: Callable[[int], None]) -> None:
+    def load(self, digests: Sequence[bytes], into: Sequence[Page], done: Callable[[int], object]) -> None:
         """Read pages into place, then call `done`, in the store's thread, with how many are good.
 
         The first bad one ends it: those after it would be of no use.
@@ -125,7 +125,7 @@ class PrefixStore:
 
         self._jobs.put(job)
 
-    def save(self, digests: Sequence[bytes], pages: Sequence[Page], done: Callable[[], None]) -> None:
+    def save(self, digests: Sequence[bytes], pages: Sequence[Page], done: Callable[[], object]) -> None:
         """Write pages that nobody changes meanwhile, then call `done` in the store's thread."""
 
         def job() -> None:
@@ -222,7 +222,7 @@ class PrefixStore:
         if head != self._head(digest):
             return "it is not the page that its name says"
         check = file.read(_CHECK_BYTES) or b""
-        view = memoryview(page)
+        view = page.data
         done = 0
         while done < len(view):
             count = file.readinto(view[done:])  # type: ignore[attr-defined]
@@ -241,7 +241,7 @@ class PrefixStore:
         try:
             handle, temporary = tempfile.mkstemp(prefix=_TEMPORARY, dir=self._mine)
             with os.fdopen(handle, "wb", buffering=0) as file:
-                for part in (head, _checksum(head, page), memoryview(page)):
+                for part in (head, _checksum(head, page), page.data):
                     if file.write(part) != len(part):
                         raise OSError("the disk is full")
             os.rename(temporary, self.folder / self._key(digest))
@@ -278,7 +278,7 @@ class PrefixStore:
 
 def _checksum(head: bytes, page: Page) -> bytes:
     digest = hashlib.sha256(head)
-    digest.update(page)  # lets other threads run
+    digest.update(page.data)  # lets other threads run
     return digest.digest()
 
 

@@ -85,7 +85,7 @@ class WarmPrefixes:
         return {
             "prefix_pages_read": store.read_pages,
             "prefix_pages_written": store.written_pages,
-            "prefix_disk_bytes": store.bytes,
+            "prefix_disk_bytes": store.disk_bytes,
         }
 
     def note(self, sequence: Output) -> None:
