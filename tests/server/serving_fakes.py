@@ -18,7 +18,9 @@ import numpy as np
 from trimtab.engine.batch import Batch, StepResult
 from trimtab.engine.engine import Engine, EngineSettings
 from trimtab.errors import BadFile, UsageError
+from trimtab.server.inspector import Inspector
 from trimtab.server.launch import serve
+from trimtab.server.opening import inspector_of
 from trimtab.server.served import Served
 from trimtab.server.settings import ServeSettings
 
@@ -44,7 +46,8 @@ class SpellingRunner:
     max_wanted = 64
     memory = {"weights": 1000, "scratch": 100, "pages": 10}  # noqa: RUF012
 
-    def __init__(self, step_ms: float = 0.0, fail_on: int | None = None) -> None:
+    def __init__(self, step_ms: float = 0.0, fail_on: int | None = None, sentence: bytes = SENTENCE) -> None:
+        self.sentence = sentence
         self.step_ms = step_ms
         self.fail_on = fail_on
         self.steps = 0
@@ -78,7 +81,7 @@ class SpellingRunner:
         banned = {int(entry["token"]) for entry in entries if entry["bias"] < -100}
         if position % LENGTH == 0 and END not in banned:
             return END
-        letter = SENTENCE[position % len(SENTENCE)]
+        letter = self.sentence[position % len(self.sentence)]
         shouts = sampling["temperature"] > 0 and int(sampling["seed"]) % 2
         return ord(chr(letter).upper()) if shouts and letter < 128 else letter
 
@@ -135,10 +138,14 @@ class ByteTokenizer:
         return text + "<start>assistant\n" * add_generation_prompt
 
 
-def make_served(runner: SpellingRunner | None = None, **settings: Any) -> Served:
+def make_served(
+    runner: SpellingRunner | None = None, inspector: Inspector | None = None, **settings: Any
+) -> Served:
     tokenizer: Any = ByteTokenizer()
-    engine = Engine(runner or SpellingRunner(), tokenizer, EngineSettings(**settings))
-    return Served("speller", engine, tokenizer, engine.context, frozenset({"default"}))
+    timed = inspector is not None and inspector.mode != "off"
+    engine = Engine(runner or SpellingRunner(), tokenizer, EngineSettings(token_times=timed, **settings))
+    names = frozenset({"default"})
+    return Served("speller", engine, tokenizer, engine.context, names, inspector=inspector)
 
 
 def main() -> int:
@@ -146,6 +153,7 @@ def main() -> int:
     parser.add_argument("--step-ms", type=float, default=0.0)
     parser.add_argument("--load-s", type=float, default=0.0)
     parser.add_argument("--fail", action="store_true")
+    parser.add_argument("--text", default=SENTENCE.decode(), help="what the model says")
     parser.add_argument("settings", nargs="*")
     options = parser.parse_args()
 
@@ -153,8 +161,8 @@ def main() -> int:
         time.sleep(options.load_s)
         if options.fail:
             raise BadFile("broken.gguf", "not a model", 4)
-        runner = SpellingRunner(options.step_ms, fail_on=ord("\x07"))
-        return make_served(runner, max_running=16, max_waiting=settings.max_queue)
+        runner = SpellingRunner(options.step_ms, ord("\x07"), options.text.encode())
+        return make_served(runner, inspector_of(settings), max_running=16, max_waiting=settings.max_queue)
 
     pairs = (pair.split("=", 1) for pair in options.settings)
     given: dict[str, Any] = {name: int(value) if value.isdigit() else value for name, value in pairs}

@@ -19,7 +19,7 @@ def open_served(settings: ModelSettings) -> Served:
     """
     from trimtab.engine.opening import open_model
 
-    inspector = _inspector(settings) if isinstance(settings, ServeSettings) else None
+    inspector = inspector_of(settings) if isinstance(settings, ServeSettings) else None
     more: dict[str, Any] = {"max_waiting": settings.max_queue} if isinstance(settings, ServeSettings) else {}
     if isinstance(settings, ServeSettings):
         more |= {"prefix_dir": settings.prefix_dir, "prefix_disk_bytes": settings.prefix_disk_bytes}
@@ -47,7 +47,7 @@ def open_served(settings: ModelSettings) -> Served:
     )
 
 
-def _inspector(settings: ServeSettings) -> Inspector:
+def inspector_of(settings: ServeSettings) -> Inspector:
     """Remembers requests as the settings say, or as is usual for such a server."""
     keys = settings.api_key is not None
     return Inspector(settings.inspect or usual_mode(settings.host, keys), chosen=settings.inspect is not None)

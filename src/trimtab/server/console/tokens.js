@@ -27,7 +27,10 @@ export function tokenView(track, chosen) {
   function more() {
     const from = chips.length;
     for (let i = from; i < Math.min(texts.length, from + FIRST); i += 1) chips.push(chip(i));
-    list.append(...chips.slice(from));
+    for (const one of chips.slice(from)) {
+      list.append(one);
+      if (one.textContent.includes("⏎")) list.append(h("br"));
+    }
     rest.hidden = chips.length >= texts.length;
     say(rest, `Show ${Math.min(FIRST, texts.length - chips.length)} more of ${texts.length}`);
   }
@@ -40,7 +43,6 @@ export function tokenView(track, chosen) {
       "aria-selected": "false", "data-index": i, style: warm === null ? {} : { "--heat": warm.toFixed(3) },
     });
     made.append(visible(texts[i]));
-    if (texts[i].includes("\n")) return [made, h("br")][0];
     return made;
   }
 
