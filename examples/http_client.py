@@ -30,7 +30,7 @@ def wait_until_ready(server: subprocess.Popen[bytes], url: str, seconds: float =
     deadline = time.monotonic() + seconds
     while True:
         try:
-            urllib.request.urlopen(f"{url}/health").close()
+            urllib.request.urlopen(f"{url}/ready").close()
             return
         except (urllib.error.URLError, ConnectionError):  # not listening yet, or 503 while the model loads
             if server.poll() is not None or time.monotonic() > deadline:

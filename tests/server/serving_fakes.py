@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import codecs
 import sys
+import tempfile
 import time
 from types import SimpleNamespace
 from typing import Any
@@ -20,7 +21,7 @@ from trimtab.engine.engine import Engine, EngineSettings
 from trimtab.errors import BadFile, UsageError
 from trimtab.server.inspector import Inspector
 from trimtab.server.launch import serve
-from trimtab.server.opening import inspector_of
+from trimtab.server.opening import bounds_of, inspector_of
 from trimtab.server.served import Served
 from trimtab.server.settings import ServeSettings
 
@@ -162,12 +163,13 @@ def main() -> int:
         if options.fail:
             raise BadFile("broken.gguf", "not a model", 4)
         runner = SpellingRunner(options.step_ms, ord("\x07"), options.text.encode())
-        return make_served(runner, inspector_of(settings), max_running=16, max_waiting=settings.max_queue)
+        return make_served(runner, inspector_of(settings), max_running=16, **bounds_of(settings))
 
     pairs = (pair.split("=", 1) for pair in options.settings)
     given: dict[str, Any] = {name: int(value) if value.isdigit() else value for name, value in pairs}
-    settings = ServeSettings(**({"port": 0} | given))
-    return serve(settings, load, lambda served, url: print(url, flush=True))
+    with tempfile.TemporaryDirectory() as folder:  # never the state of whoever runs the tests
+        settings = ServeSettings(**({"port": 0, "state_dir": folder} | given))
+        return serve(settings, load, lambda served, url: print(url, flush=True))
 
 
 if __name__ == "__main__":

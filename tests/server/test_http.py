@@ -127,8 +127,7 @@ def test_a_signal_lets_streams_finish(start: Callable[..., Any], sig: signal.Sig
         first = next(lines)
         server.process.send_signal(sig)
         time.sleep(0.3)
-        with pytest.raises(httpx.ConnectError):
-            httpx.get(f"{server.url}/health")
+        assert httpx.get(f"{server.url}/ready").status_code == 503
         rest = [line for line in lines if line]
     assert first.startswith("data: ")
     assert rest[-1] == "data: [DONE]"
@@ -167,13 +166,14 @@ def test_requests_wait_for_a_model_that_still_loads(start: Callable[..., Any]) -
 
     url = f"http://127.0.0.1:{port}"
     threading.Thread(target=start, args=("--load-s", "4", f"port={port}")).start()
-    health = _until_listening(url)
-    assert health.status_code == 503
-    assert health.json() == {"status": "loading"}
+    assert _until_listening(url).json() == {"status": "loading"}
+    ready = httpx.get(f"{url}/ready")
+    assert (ready.status_code, ready.json(), ready.headers["retry-after"]) == (503, {"status": "loading"}, "1")
     assert (
         post(url, b'{"prompt": "T", "max_tokens": 2, "temperature": 0}').json()["choices"][0]["text"] == "he"
     )
     assert httpx.get(f"{url}/health").json() == {"status": "ok"}
+    assert httpx.get(f"{url}/ready").status_code == 200
 
 
 def test_a_model_that_cannot_load_ends_the_server(start: Callable[..., Any]) -> None:

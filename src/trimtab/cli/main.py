@@ -23,6 +23,7 @@ from trimtab.errors import TrimtabError, UnknownName
 VERBS = {
     "run": "Chat with a model in the terminal, or answer one prompt",
     "serve": "Serve a model over an OpenAI-compatible HTTP API",
+    "keys": "Make, list, change and revoke the API keys of a server",
     "pull": "Fetch a model into the cache",
     "models": "List, check and remove the models in the cache",
     "bench": "Compare trimtab with its peers, side by side",

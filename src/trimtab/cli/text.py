@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, TextIO
 
-from typer.core import TyperCommand
+from typer.core import TyperCommand, TyperGroup
 
 
 class Verb(TyperCommand):
@@ -30,9 +30,17 @@ class Verb(TyperCommand):
         if self.epilog:
             write_section(formatter, "Examples", self.epilog)
         flags = {p.envvar: p.opts[0] for p in self.params if p.envvar and p.opts[0].startswith("-")}
-        for variable, flag in list(flags.items())[:1]:
+        for variable, flag in list(flags.items())[: len(flags) > 1]:
             text = f"{variable}=… stands for {flag} …, and so on for every option above that has a value"
             write_section(formatter, "Environment", text)
+
+
+class Group(TyperGroup):
+    """A verb that has verbs of its own; its help ends as a verb's does."""
+
+    def format_epilog(self, ctx: Any, formatter: Any) -> None:
+        if self.epilog:
+            write_section(formatter, "Examples", self.epilog)
 
 
 def write_section(formatter: Any, title: str, text: str) -> None:

@@ -80,6 +80,7 @@ class Handle:
     ) -> None:
         self.request_id = request_id
         self.index = index
+        self.cause = ""  # why it was cancelled, where whoever did it has something to say
         self._sequence = sequence
         self._stream = stream
         self._cancel = cancel

@@ -12,25 +12,36 @@ from fastapi import FastAPI, Request
 from fastapi.responses import JSONResponse, Response
 
 import trimtab
-from trimtab.server import assets, chat, completions, console_api, endpoints, errors
+from trimtab.server import assets, chat, completions, console_api, endpoints, errors, health, metrics
+from trimtab.server.gate import Gate
 from trimtab.server.limits import BodyLimit
+from trimtab.server.operations import Operations
 from trimtab.server.schemas import ChatRequest, CompletionRequest, ModelCard, ModelList
 from trimtab.server.served import Loading, Served
+from trimtab.server.settings import ServeSettings
+from trimtab.server.state import State
 
-DEFAULT_MAX_BODY_BYTES = 32 * 2**20
 
-
-def create_app(loading: Loading, max_body_bytes: int = DEFAULT_MAX_BODY_BYTES) -> FastAPI:
+def create_app(
+    loading: Loading, settings: ServeSettings | None = None, operations: Operations | None = None
+) -> FastAPI:
     """The OpenAI-compatible application.
 
     Parameters
     ----------
     loading : the model, there or on its way; `Loading.done(served)` for one that is there
-    max_body_bytes : larger request bodies are refused with 413
+    operations : keys, limits and whoever listens; by default as the settings say
     """
+    settings = settings or ServeSettings()
     # The interactive pages load scripts from elsewhere, which a machine without a network cannot.
     app = FastAPI(title="trimtab", version=trimtab.__version__, docs_url=None, redoc_url=None)
-    app.add_middleware(BodyLimit, max_body_bytes=max_body_bytes)
+    app.add_middleware(
+        BodyLimit, max_body_bytes=settings.max_body_bytes, max_file_bytes=settings.max_file_bytes
+    )
+    app.state.operations = operations = operations or Operations.of(settings)
+    app.add_middleware(Gate, operations=operations)
+    if settings.cors_origin:
+        _allow_pages(app, settings.cors_origin)
     errors.install(app)
 
     # The answers are finished `Response` objects: FastAPI has nothing left to validate or convert.
@@ -53,17 +64,28 @@ def create_app(loading: Loading, max_body_bytes: int = DEFAULT_MAX_BODY_BYTES) -
         served.check_name(name)
         return JSONResponse(_card(served))
 
-    @app.get("/health", response_model=None, summary="200 once the model is loaded, 503 before")
-    async def health() -> Response:
-        if not loading.ready:
-            return JSONResponse({"status": "loading"}, 503, {"Retry-After": str(errors.RETRY_AFTER_S)})
-        return JSONResponse({"status": "ok"})
-
+    health.add_routes(app, loading, operations.lifecycle)
+    metrics.add_routes(app, loading, operations)
     assets.add_routes(app)
     app.state.live = console_api.add_routes(app, loading)
     endpoints.add_routes(app, loading)
+    State.of(settings).attach(app, loading, settings.max_body_bytes)
     _document_answers(app)
     return app
+
+
+def _allow_pages(app: FastAPI, origins: tuple[str, ...]) -> None:
+    """Let pages of these origins call from a browser; outermost, so that refusals reach them too."""
+    from starlette.middleware.cors import CORSMiddleware
+
+    app.add_middleware(
+        CORSMiddleware,
+        allow_origins=list(origins),
+        allow_methods=["GET", "POST", "DELETE"],
+        allow_headers=["*"],
+        expose_headers=["x-request-id", "retry-after", "retry-after-ms", "x-ratelimit-*"],
+        max_age=600,
+    )
 
 
 def _card(served: Served) -> ModelCard:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import json
+import math
 import secrets
 from collections.abc import AsyncIterator, Sequence
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -19,7 +20,7 @@ from trimtab.server.call import Call, call_of
 from trimtab.server.errors import ApiError
 from trimtab.server.generation import INLINE_CHARACTERS
 from trimtab.server.schemas import TokenId, Wire
-from trimtab.server.streaming import CANCELLED, cancelled_on_disconnect
+from trimtab.server.streaming import cancelled, cancelled_on_disconnect
 
 if TYPE_CHECKING:
     from fastapi import Request
@@ -72,6 +73,7 @@ async def create(request: Request, body: EmbeddingsRequest, served: Served) -> R
     prompts = await _prompts(body, served)
     call = call_of(request)
     call.id = f"embd-{secrets.token_hex(12)}"
+    call.admit(served, sum(map(len, prompts)))
     handles: list[Handle] = []
     data: list[Embedding] = []
     async with cancelled_on_disconnect(request.receive, handles):
@@ -98,7 +100,7 @@ async def _means(
     handles : everything submitted so far
     """
     engine = served.engine
-    ahead = engine.settings.max_running
+    ahead, caller = engine.settings.max_running, call.caller
     for prompt in prompts:  # what cannot be is refused before anything runs
         try:
             engine.check_embedding(prompt)
@@ -108,16 +110,20 @@ async def _means(
     for place in range(len(prompts)):
         while len(handles) < min(place + ahead, len(prompts)):
             try:
-                handle = engine.submit_embedding(prompts[len(handles)], call.id, call.salt(salt))
+                handle = engine.submit_embedding(
+                    prompts[len(handles)], call.id, call.salt(salt), priority=call.priority, caller=caller
+                )
             except Busy:
                 if len(handles) <= place:
                     raise  # nothing of this request is under way that could make room
                 break
+            # Once its first text has been taken, a request is not refused any more.
+            caller = caller._replace(patience_s=math.inf)
             handles.append(handle)
             call.handles.append(handle)
         completion = await handles[place].wait()
         if completion.embedding is None:
-            raise ApiError(503, CANCELLED)
+            raise cancelled([handles[place]])
         yield completion.embedding
 
 

@@ -31,7 +31,12 @@ class ApiError(Exception):
     message : what was wrong, naming the value
     param : the offending field
     code : OpenAI's short name for the kind of error, when it has one
+
+    `kind` is the error's type where that does not follow from the status, `headers` go with the answer.
     """
+
+    kind: str | None = None
+    headers: Mapping[str, str] | None = None
 
     def __init__(self, status: int, message: str, param: str | None = None, code: str | None = None) -> None:
         super().__init__(message)
@@ -47,13 +52,23 @@ class ApiError(Exception):
 
 
 def error_answer(
-    status: int, message: str, param: str | None = None, code: str | None = None, headers: Any = None
+    status: int,
+    message: str,
+    param: str | None = None,
+    code: str | None = None,
+    headers: Any = None,
+    kind: str | None = None,
 ) -> Response:
     """The JSON answer for one error."""
     answer: ErrorAnswer = {
-        "error": {"message": message, "type": _type_of(status), "param": param, "code": code}
+        "error": {"message": message, "type": kind or _type_of(status), "param": param, "code": code}
     }
     return Response(json.dumps(answer), status, headers, media_type="application/json")
+
+
+def from_api(error: ApiError) -> Response:
+    """A refusal of the server itself."""
+    return error_answer(error.status, error.message, error.param, error.code, error.headers, error.kind)
 
 
 def from_trimtab(error: TrimtabError) -> Response:

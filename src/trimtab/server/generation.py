@@ -6,6 +6,7 @@ Knows handles, deltas and completions; nothing of how an answer is written.
 from __future__ import annotations
 
 import hashlib
+import math
 import time
 from collections.abc import Sequence
 from contextlib import nullcontext
@@ -15,9 +16,10 @@ from typing import TYPE_CHECKING
 from typing_extensions import TypedDict
 
 import trimtab
+from trimtab.server.call import USUAL_OUTPUT_TOKENS
 from trimtab.server.errors import ApiError
 from trimtab.server.schemas import FinishReason, Usage
-from trimtab.server.streaming import CANCELLED, cancelled_on_disconnect
+from trimtab.server.streaming import cancelled, cancelled_on_disconnect
 
 if TYPE_CHECKING:
     from fastapi import Request
@@ -66,8 +68,6 @@ def submit(
     params: SamplingParams,
     answer_id: str,
     cache_salt: str | None = None,
-    *,
-    priority: int = 0,
 ) -> Submitted:
     """Hand every choice of every prompt to the engine, or none of them.
 
@@ -75,26 +75,32 @@ def submit(
     ----------
     call : for whom; of a request, `call_of(request)`
     cache_salt : prefixes are shared only under equal ones, and only within the call's tenant
-    priority : lower goes first
 
     Raises
     ------
     TooLong, Busy, UsageError : the engine refuses one; those already accepted are cancelled
+    ApiError : beyond what the call's tenant may ask for
     """
     engine = served.engine
-    most = engine.settings.max_running + engine.settings.max_waiting
-    if len(prompts) * params.n > most:
+    outputs = len(prompts) * params.n
+    most = min(served.max_prompts, engine.settings.max_running + engine.settings.max_waiting)
+    if outputs > most:
         message = f"Invalid 'n': {len(prompts)} prompts with {params.n} choices; {most} outputs is the most."
         raise ApiError.invalid("n", message)
+    longest = USUAL_OUTPUT_TOKENS if params.max_tokens is None else params.max_tokens
+    call.admit(served, sum(map(len, prompts)), outputs * longest)
+    caller = call.caller
     handles: list[Handle] = []
     salt = call.salt(cache_salt)
     try:
         # Equal prompts are computed once when all of them are there before the first step.
-        with engine.hold() if len(prompts) * params.n > 1 else nullcontext():
+        with engine.hold() if outputs > 1 else nullcontext():
             for prompt in prompts:
                 handles += engine.submit_choices(
-                    prompt, params, request_id=answer_id, salt=salt, priority=priority
+                    prompt, params, request_id=answer_id, salt=salt, priority=call.priority, caller=caller
                 )
+                # Once its first output has started, a request is not refused any more.
+                caller = caller._replace(patience_s=math.inf)
     except BaseException as error:
         for handle in handles:
             handle.cancel()
@@ -118,7 +124,7 @@ async def finished(request: Request, submitted: Submitted) -> list[Completion]:
     async with cancelled_on_disconnect(request.receive, submitted.handles):
         completions = [await handle.wait() for handle in submitted.handles]
     if any(completion.finish_reason == "cancelled" for completion in completions):
-        raise ApiError(503, CANCELLED)
+        raise cancelled(submitted.handles)
     return completions
 
 

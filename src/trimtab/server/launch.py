@@ -2,22 +2,24 @@
 
 The socket listens first, so a taken port is known at once and early clients wait instead of failing. Then the
 model loads in one thread while the main thread imports the web framework; most of a load is native code that
-lets Python run. SIGTERM or Ctrl-C stops accepting and lets running requests finish; a second one ends them.
+lets Python run. SIGTERM or Ctrl-C refuses new requests and lets running ones finish; a second one ends them.
 """
 
 from __future__ import annotations
 
 import gc
-import logging
 import os
 import socket
 import threading
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from trimtab.errors import UsageError
 from trimtab.server.served import Loading, Served
 from trimtab.server.settings import ServeSettings
+
+if TYPE_CHECKING:
+    from trimtab.server.operations import Operations
 
 _LISTEN_BACKLOG = 128
 _JOIN_S = 5.0
@@ -48,27 +50,34 @@ def serve(
     # numpy's linear algebra, unused here, would start threads and buffers of its own.
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     listeners = listen(settings.host, settings.port)
+    operations = _guarded(settings, listeners)
     loading = Loading()
     loader = threading.Thread(target=_load, args=(loading, load, settings), name="load", daemon=True)
     if settings.memory_bytes is None:
         loader.start()
 
+    from trimtab.server import logs
     from trimtab.server.app import create_app
     from trimtab.server.process import DrainingServer, server_config
 
     if settings.memory_bytes is not None:
         # A promise counts what the process already holds: then nothing large may be imported afterwards.
         loader.start()
-    logging.basicConfig(level=settings.log_level.upper(), format="%(levelname)s %(name)s: %(message)s")
-    app = create_app(loading, settings.max_body_bytes)
+    logs.configure(settings)
+    prompts = (lambda: loading.result().tokenizer) if settings.log_prompts else None
+    operations.listeners.append(logs.AccessLog(prompts))
+    app = create_app(loading, settings, operations)
     server = DrainingServer(server_config(app, settings))
     server.tell = app.state.live.stop
     # The first chat would import the template engine; here it happens while weights are being packed.
     import trimtab.models.chat  # noqa: F401
 
     loading.on_failure(server.stop)
-    loading.on_success(lambda served: _settled(served, announce, listeners[0]))
+    scheme = "http" if settings.tls_cert is None else "https"
+    address = address_of(listeners[0], scheme)
+    loading.on_success(lambda served: _settled(served, announce, address))
     server.run(listeners)
+    app.state.kept.close()
     loader.join(_JOIN_S)
     if not loader.is_alive():
         loading.result().engine.close()
@@ -104,10 +113,41 @@ def listen(host: str, port: int) -> list[socket.socket]:
     return sockets
 
 
-def address_of(listener: socket.socket) -> str:
+def address_of(listener: socket.socket, scheme: str = "http") -> str:
     """The URL of a listening socket."""
     host, port = listener.getsockname()[:2]
-    return f"http://[{host}]:{port}" if listener.family == socket.AF_INET6 else f"http://{host}:{port}"
+    return (
+        f"{scheme}://[{host}]:{port}" if listener.family == socket.AF_INET6 else f"{scheme}://{host}:{port}"
+    )
+
+
+def _guarded(settings: ServeSettings, listeners: list[socket.socket]) -> Operations:
+    """Who may ask, known before anybody can.
+
+    Raises
+    ------
+    UsageError : everybody in the network could, and nobody has said that they may
+    BadFile : the keys cannot be used
+    """
+    from trimtab.server.operations import Operations
+
+    try:
+        operations = Operations.of(settings)
+        if operations.keys.required or settings.insecure_open:
+            return operations
+        for listener in listeners:
+            address = listener.getsockname()[0]
+            if address != "::1" and not address.startswith("127."):
+                raise UsageError(
+                    f"without a key, everybody who can reach {settings.host} could use this server",
+                    "make a key with `trimtab keys create NAME`, or say --insecure-open",
+                    "host",
+                )
+    except BaseException:
+        for listener in listeners:
+            listener.close()
+        raise
+    return operations
 
 
 def _load(loading: Loading, load: Callable[[ServeSettings], Served], settings: ServeSettings) -> None:
@@ -117,8 +157,8 @@ def _load(loading: Loading, load: Callable[[ServeSettings], Served], settings: S
         loading.fail(error)
 
 
-def _settled(served: Served, announce: Callable[[Served, str], None], listener: socket.socket) -> None:
+def _settled(served: Served, announce: Callable[[Served, str], None], address: str) -> None:
     """Start-up is over: what exists now stays, so the collector need never look at it again."""
     gc.freeze()
     gc.enable()
-    announce(served, address_of(listener))
+    announce(served, address)

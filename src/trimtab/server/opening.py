@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from trimtab.server.inspector import Inspector, usual_mode
+from trimtab.server.keys import default_path
 from trimtab.server.served import Served
 from trimtab.server.settings import ModelSettings, ServeSettings
 
@@ -20,9 +21,12 @@ def open_served(settings: ModelSettings) -> Served:
     from trimtab.engine.opening import open_model
 
     inspector = inspector_of(settings) if isinstance(settings, ServeSettings) else None
-    more: dict[str, Any] = {"max_waiting": settings.max_queue} if isinstance(settings, ServeSettings) else {}
+    more: dict[str, Any] = {}
+    prompts: dict[str, int] = {}
     if isinstance(settings, ServeSettings):
+        more |= bounds_of(settings)
         more |= {"prefix_dir": settings.prefix_dir, "prefix_disk_bytes": settings.prefix_disk_bytes}
+        prompts = {"max_prompts": settings.max_prompts}
     more["token_times"] = inspector is not None and inspector.mode != "off"
     opened = open_model(
         settings.model,
@@ -44,10 +48,16 @@ def open_served(settings: ModelSettings) -> Served:
         aliases,
         plan=opened.plan,
         inspector=inspector,
+        **prompts,
     )
+
+
+def bounds_of(settings: ServeSettings) -> dict[str, int]:
+    """The engine's settings for how many may wait."""
+    return {"max_waiting": settings.max_queue, "max_waiting_each": settings.max_queue_per_key}
 
 
 def inspector_of(settings: ServeSettings) -> Inspector:
     """Remembers requests as the settings say, or as is usual for such a server."""
-    keys = settings.api_key is not None
+    keys = settings.api_key is not None or (settings.keys_file or default_path()).exists()
     return Inspector(settings.inspect or usual_mode(settings.host, keys), chosen=settings.inspect is not None)

@@ -33,6 +33,7 @@ class Served:
     created : Unix time at which it was loaded
     plan : how memory was divided, where that is known
     inspector : remembers requests for the console; None remembers nothing
+    max_prompts : outputs of one request, its prompts times its choices
     """
 
     name: str
@@ -43,10 +44,15 @@ class Served:
     created: int = field(default_factory=lambda: int(time.time()))
     plan: EnginePlan | None = None
     inspector: Inspector | None = None
+    max_prompts: int = 1024
+
+    def knows(self, asked: str) -> bool:
+        """Requests may call the model by this name."""
+        return asked == self.name or asked in self.aliases
 
     def check_name(self, asked: str | None) -> None:
         """Refuse a request for another model."""
-        if asked is not None and asked != self.name and asked not in self.aliases:
+        if asked is not None and not self.knows(asked):
             raise UnknownName(
                 f"the model {asked!r} does not exist", f"this server has {self.name!r}", "model"
             )

@@ -41,7 +41,8 @@ async def merged(handles: Sequence[Handle]) -> AsyncIterator[tuple[int, Delta]]:
     """
     if len(handles) == 1:
         async for delta in handles[0]:
-            _check(delta)
+            if delta.finish_reason == "cancelled":
+                raise cancelled(handles)
             yield 0, delta
         return
     queue: asyncio.Queue[tuple[int, Delta | BaseException | None]] = asyncio.Queue()
@@ -64,16 +65,18 @@ async def merged(handles: Sequence[Handle]) -> AsyncIterator[tuple[int, Delta]]:
             elif isinstance(item, BaseException):
                 raise item
             else:
-                _check(item)
+                if item.finish_reason == "cancelled":
+                    raise cancelled(handles)
                 yield index, item
     finally:
         for task in pumps:
             task.cancel()
 
 
-def _check(delta: Delta) -> None:
-    if delta.finish_reason == "cancelled":
-        raise ApiError(503, CANCELLED)
+def cancelled(handles: Sequence[Handle]) -> ApiError:
+    """What to answer when an output was ended from outside."""
+    cause = next((handle.cause for handle in handles if handle.cause), "")
+    return ApiError(504, cause, code="request_timeout") if cause else ApiError(503, CANCELLED)
 
 
 @asynccontextmanager

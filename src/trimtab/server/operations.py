@@ -1,0 +1,50 @@
+"""What a running server has besides its model; light, because it is there before the model begins to load."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from trimtab.server.keys import Keys, default_path
+from trimtab.server.lifecycle import Lifecycle
+from trimtab.server.quota import Quotas
+
+if TYPE_CHECKING:
+    from trimtab.server.call import Call
+    from trimtab.server.settings import ServeSettings
+
+
+@dataclass(slots=True)
+class Operations:
+    """Keys, limits, and whoever listens.
+
+    Parameters
+    ----------
+    listeners : told of every call that is over
+    """
+
+    keys: Keys
+    lifecycle: Lifecycle = field(default_factory=Lifecycle)
+    quotas: Quotas = field(default_factory=Quotas)
+    patience_s: float = math.inf
+    request_s: float = math.inf
+    open_metrics: bool = False
+    listeners: list[Callable[[Call], None]] = field(default_factory=list)
+
+    @classmethod
+    def of(cls, settings: ServeSettings) -> Operations:
+        """As the settings say.
+
+        Raises
+        ------
+        BadFile : the file of keys cannot be used
+        """
+        own = settings.api_key.get_secret_value() if settings.api_key is not None else None
+        return cls(
+            Keys(settings.keys_file or default_path(), own),
+            patience_s=settings.max_wait_seconds or math.inf,
+            request_s=settings.request_seconds or math.inf,
+            open_metrics=settings.open_metrics,
+        )
