@@ -7,6 +7,7 @@ scrapes, and a call's when it ends.
 
 from __future__ import annotations
 
+import asyncio
 import os
 import time
 from collections import Counter
@@ -111,6 +112,7 @@ def page(metrics: Metrics, served: Served | None, operations: Operations) -> str
     _calls(both, own, metrics)
     own.gauge("draining", "1 while the server is about to end.", float(operations.lifecycle.draining))
     own.gauge("http_requests_active", "Requests under way.", operations.lifecycle.active)
+    own.gauge("tasks", "Coroutines under way, this answer's included.", len(asyncio.all_tasks()))
     return both.text() + own.text() + _process()
 
 
@@ -142,6 +144,10 @@ def _engine(both: Page, own: Page, served: Served) -> None:
                  stats["pages_total"] - stats["pages_held"] - stats["pages_idle"])])  # fmt: skip
     own.gauges("memory_planned_bytes", "What the model was given.",
                [({"use": use}, size) for use, size in stats["memory_bytes"].items()])  # fmt: skip
+    if "prefix_disk_bytes" in stats:
+        own.gauge("prefix_disk_bytes", "Prompts kept on disk for the next start.", stats["prefix_disk_bytes"])
+        own.counter("prefix_pages_read", "Pages of prompts read from disk.", stats["prefix_pages_read"])
+        own.counter("prefix_pages_written", "Pages written there.", stats["prefix_pages_written"])
     _budget(own, served)
 
 
