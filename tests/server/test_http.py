@@ -168,7 +168,7 @@ def test_requests_wait_for_a_model_that_still_loads(start: Callable[..., Any]) -
     threading.Thread(target=start, args=("--load-s", "4", f"port={port}")).start()
     assert _until_listening(url).json() == {"status": "loading"}
     ready = httpx.get(f"{url}/ready")
-    assert (ready.status_code, ready.json(), ready.headers["retry-after"]) == (503, {"status": "loading"}, "1")
+    assert (ready.status_code, ready.headers["retry-after"]) == (503, "1")
     assert (
         post(url, b'{"prompt": "T", "max_tokens": 2, "temperature": 0}').json()["choices"][0]["text"] == "he"
     )
