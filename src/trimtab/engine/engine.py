@@ -309,6 +309,11 @@ class Engine:
             "uptime_s": now - self._started_at,
         }
 
+    @property
+    def open_requests(self) -> int:
+        """Outputs that run or wait now."""
+        return len(self._open)
+
     def recent(self) -> tuple[Ended, ...]:
         """The last requests that ended with output, oldest first, with their exact latencies."""
         return tuple(self._recent)

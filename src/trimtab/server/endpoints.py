@@ -27,6 +27,7 @@ class Endpoint:
     ----------
     target : `module:function` in this folder, called with the request, its body (if it has one) and the model
     body, answer : names of their types in the target's module
+    upload : name of the type that describes a multipart body, which the target reads itself
     query : names of its query parameters, described in `QUERY`
     """
 
@@ -37,6 +38,7 @@ class Endpoint:
     body: str = ""
     answer: str = ""
     query: tuple[str, ...] = ()
+    upload: str = ""
 
 
 ENDPOINTS = (
@@ -52,12 +54,28 @@ ENDPOINTS = (
     Endpoint(
         "POST", "/v1/embeddings", "embeddings:create", "Vectors of texts", "EmbeddingsRequest", "Embeddings"
     ),
+    Endpoint("POST", "/v1/files", "files:upload", "Keep a file", "", "FileObject", upload="FileUpload"),
+    Endpoint(
+        "GET", "/v1/files", "files:list_files", "One's files", answer="FileList",
+        query=("after", "limit", "order", "purpose"),
+    ),
+    Endpoint("GET", "/v1/files/{file_id}", "files:retrieve", "About a file", answer="FileObject"),
+    Endpoint("GET", "/v1/files/{file_id}/content", "files:content", "The bytes of a file"),
+    Endpoint("DELETE", "/v1/files/{file_id}", "files:delete", "Forget a file", answer="FileDeleted"),
+    Endpoint("POST", "/v1/batches", "batches:create", "Answer a file of requests", "BatchRequest", "Batch"),
+    Endpoint(
+        "GET", "/v1/batches", "batches:list_batches", "One's batches", answer="BatchList",
+        query=("after", "limit"),
+    ),
+    Endpoint("GET", "/v1/batches/{batch_id}", "batches:retrieve", "How far a batch is", answer="Batch"),
+    Endpoint("POST", "/v1/batches/{batch_id}/cancel", "batches:cancel", "End a batch early", answer="Batch"),
 )  # fmt: skip
 
 QUERY: dict[str, dict[str, Any]] = {
     "after": {"type": "string", "description": "list what comes after the entry of this id"},
-    "limit": {"type": "integer", "minimum": 1, "maximum": 100, "default": 20},
-    "order": {"type": "string", "enum": ["asc", "desc"]},
+    "limit": {"type": "integer", "minimum": 1, "maximum": 100, "description": "entries of a page"},
+    "order": {"type": "string", "enum": ["asc", "desc"], "description": "oldest or newest first"},
+    "purpose": {"type": "string", "description": "list files of this purpose only"},
 }
 
 

@@ -22,6 +22,12 @@ Penalty = Annotated[float, Field(ge=-2, le=2)]
 TokenId = Annotated[int, Field(ge=0, lt=2**31)]
 
 
+Metadata = Annotated[
+    dict[Annotated[str, Field(max_length=64)], Annotated[str, Field(max_length=512)]], Field(max_length=16)
+]
+"""What a client notes on a thing of its own."""
+
+
 class Wire(BaseModel):
     """A request or a part of one: nothing coerced, nothing ignored, nothing changed afterwards."""
 

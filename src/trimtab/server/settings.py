@@ -143,6 +143,21 @@ class LimitSettings(BaseModel):
     drain_seconds: int = Field(60, ge=0, description="how long running requests may go on after SIGTERM")
 
 
+class StateSettings(BaseModel):
+    """What outlives the server."""
+
+    model_config = ConfigDict(title="State", defer_build=True)
+
+    state_dir: Path | None = Field(
+        None, description="where files, batches and kept responses are; default: the user's state folder"
+    )
+    max_file_bytes: Bytes = Field(200 * 2**20, description="largest uploaded file; e.g. 200MiB")
+    max_stored_bytes: Bytes = Field(10 * 2**30, description="all files together; e.g. 10GiB")
+    response_days: int = Field(
+        30, ge=0, description="how long answers of /v1/responses can be continued; 0 keeps none"
+    )
+
+
 class WatchSettings(BaseModel):
     """What the server tells about itself."""
 
@@ -164,7 +179,13 @@ class WatchSettings(BaseModel):
 
 
 class ServeSettings(
-    ModelSettings, PrefixSettings, AddressSettings, KeySettings, LimitSettings, WatchSettings
+    ModelSettings,
+    PrefixSettings,
+    AddressSettings,
+    KeySettings,
+    LimitSettings,
+    StateSettings,
+    WatchSettings,
 ):
     """The model and the HTTP server around it."""
 
