@@ -122,6 +122,11 @@ void bind_core(nb::module_& m) {
   m.def("choose_kernels", [](const std::string& name) { return choose_kernels(name.empty() ? nullptr : name.c_str()); },
         nb::arg("name") = "", nb::rv_policy::reference);
 
+  nb::class_<Crowding>(m, "Crowding")
+      .def(nb::init<>())
+      .def("together", &Crowding::together, nb::arg("kind"))
+      .def("ran", &Crowding::ran, nb::arg("seconds"), nb::arg("stalls"));
+
   nb::class_<Pool>(m, "Pool")
       .def(nb::init<int, std::vector<int>>(), nb::arg("threads"), nb::arg("cpus") = std::vector<int>())
       .def_prop_ro("threads", &Pool::threads)
@@ -197,7 +202,7 @@ void bind_core(nb::module_& m) {
     const Form packed = parse_form(form, f.group, f.zero_point());
     const int rows = int(x.shape(0));
     const int64_t block_bytes = packed.block_bytes(matrix.inputs(), block_rows);
-    Memory scratch(block_bytes * ((rows + block_rows - 1) / block_rows) + 64, true);
+    Memory scratch(block_bytes * ((rows + block_rows - 1) / block_rows) + 64);
     for (int i = 0; i < rows; ++i)
       kernels.pack_row(x.data() + int64_t(i) * matrix.inputs(), matrix.inputs(), packed, i, block_rows, scratch.data());
     Epilogue end;

@@ -60,7 +60,8 @@ struct RopeStore {
 
 struct Kernels {
   const char* name;
-  int max_rows;
+  int max_rows;   // most rows of a block
+  int many_rows;  // rows of a block at which a multiply is fastest when it has several blocks
   // Row tiles [tile_begin, tile_end); with a gate, in units of 32 outputs (two pairs of tiles).
   void (*multiply)(const Multiply&, int64_t begin, int64_t end);
   // One row of a plain matrix into its place in a packed block (row counts within the step).

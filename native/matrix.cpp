@@ -1,5 +1,6 @@
 #include "matrix.h"
 
+#include <algorithm>
 #include <cmath>
 #include <cstring>
 #include <stdexcept>
@@ -8,13 +9,16 @@
 namespace trimtab {
 namespace {
 
+// Round to nearest even through the float's own rounding: adding the number pushes the fraction out. Right up to
+// 2^22, and unlike a call of the library it vectorizes.
+float to_even(float x) { return (x + 0x1.8p23f) - 0x1.8p23f; }
+
 uint16_t to_half(float x) {
-  // Round to nearest even through the float's own rounding: add a magic number that pushes the bits out.
   const uint32_t sign = __builtin_bit_cast(uint32_t, x) >> 16 & 0x8000;
   x = std::fabs(x);
   if (!(x < 65520.0f)) return uint16_t(sign | (x != x ? 0x7e00 : 0x7c00));
   if (x < 0x1p-14f) {  // subnormal half
-    return uint16_t(sign | uint32_t(std::nearbyint(x * 0x1p24f)));
+    return uint16_t(sign | uint32_t(to_even(x * 0x1p24f)));
   }
   uint32_t bits = __builtin_bit_cast(uint32_t, x);
   bits += 0xfff + (bits >> 13 & 1);
@@ -86,7 +90,7 @@ Matrix::Matrix(Format format, int64_t rows, int64_t inputs, bool gated)
     : format_(format), rows_(rows), inputs_(inputs),
       tiles_(round_up(rows, kTileRows) / kTileRows * (gated ? 2 : 1)),
       stride_(format.tile_bytes(inputs)), gated_(gated),
-      memory_(tiles_ * stride_, true) {}
+      memory_(tiles_ * stride_) {}
 
 void Matrix::pack_groups(uint8_t* tile, int lane, GgmlType type, const uint8_t* row) const {
   const int halves = kGroup / format_.group;
@@ -110,9 +114,10 @@ void Matrix::pack_groups(uint8_t* tile, int lane, GgmlType type, const uint8_t* 
   }
 }
 
-void Matrix::pack_floats(uint8_t* tile, int lane, const float* row) const {
+float Matrix::pack_floats(uint8_t* tile, int lane, const float* row) const {
   const int64_t padded = round_up(inputs_, kGroup);
   auto at = [&](int64_t k) { return k < inputs_ ? row[k] : 0.0f; };
+  float lost[8] = {};
   if (format_.kind == Format::bf16) {
     uint16_t* pairs = (uint16_t*)tile;
     for (int64_t k = 0; k < padded; ++k) pairs[k / 2 * 32 + lane * 2 + k % 2] = to_bf16(at(k));
@@ -121,35 +126,57 @@ void Matrix::pack_floats(uint8_t* tile, int lane, const float* row) const {
     for (int64_t k = 0; k < inputs_; ++k) peak = std::max(peak, std::fabs(row[k]));
     const float scale = peak / 127.0f, inverse = peak > 0 ? 127.0f / peak : 0.0f;
     for (int64_t k = 0; k < padded; ++k)
-      tile[k / 4 * 64 + lane * 4 + k % 4] = uint8_t(128 + int(std::nearbyint(at(k) * inverse)));
+      tile[k / 4 * 64 + lane * 4 + k % 4] = uint8_t(128 + int(to_even(at(k) * inverse)));
     std::memcpy(tile + padded * kTileRows + 4 * lane, &scale, 4);
   } else {
     const int span = format_.group, halves = kGroup / span, top = (1 << format_.bits) - 1;
     const int zero = format_.zero_point();
     for (int64_t k = 0; k < padded; k += kGroup, tile += format_.step_bytes()) {
+      float x[kGroup];
+      if (k + kGroup <= inputs_) {
+        std::memcpy(x, row + k, sizeof x);
+      } else {
+        for (int i = 0; i < kGroup; ++i) x[i] = at(k + i);
+      }
       uint8_t q[kGroup];
       uint16_t* scales = (uint16_t*)(tile + format_.bits * 64);
       for (int h = 0; h < halves; ++h) {
-        float low = 0, high = 0;
-        for (int i = 0; i < span; ++i) {
-          low = std::min(low, at(k + h * span + i));
-          high = std::max(high, at(k + h * span + i));
-        }
+        const float* part = x + h * span;
+        float lows[8] = {}, highs[8] = {};  // by lane, so that the compiler may take them together
+        for (int i = 0; i < span; i += 8)
+          for (int lane = 0; lane < 8; ++lane) {
+            const float v = part[i + lane];
+            lows[lane] = v < lows[lane] ? v : lows[lane];
+            highs[lane] = v > highs[lane] ? v : highs[lane];
+          }
+        const float low = *std::min_element(lows, lows + 8), high = *std::max_element(highs, highs + 8);
         // Without minima the larger side takes the full negative range, as the fixed zero point allows.
         const float edge = -low > high ? low : high;
         const float scale = format_.minima ? (high - low) / float(top) : edge / -float(zero);
         const float inverse = scale != 0 ? 1.0f / scale : 0.0f;
+        const float shift = format_.minima ? low : 0.0f, origin = float(zero), most = float(top);
+        float levels[kGroup];
         for (int i = 0; i < span; ++i) {
-          const float x = at(k + h * span + i);
-          const float level = format_.minima ? (x - low) * inverse : x * inverse + float(zero);
-          q[h * span + i] = uint8_t(std::min(float(top), std::max(0.0f, std::nearbyint(level))));
+          float level = to_even((part[i] - shift) * inverse + origin);
+          level = level > 0 ? level : 0;
+          levels[i] = level < most ? level : most;
         }
-        scales[h * kTileRows + lane] = to_half(scale);
+        for (int i = 0; i < span; ++i) q[h * span + i] = uint8_t(int(levels[i]));
+        const uint16_t stored = scales[h * kTileRows + lane] = to_half(scale);
+        const float step = ggml::from_half(stored);
+        for (int i = 0; i < span; i += 8)
+          for (int j = 0; j < 8; ++j) {
+            const float error = part[i + j] - ((levels[i + j] - origin) * step + shift);
+            lost[j] += error * error;
+          }
         if (format_.minima) scales[(halves + h) * kTileRows + lane] = to_half(low);
       }
       put_values(tile, lane, format_.bits, q);
     }
   }
+  float sum = 0;
+  for (const float part : lost) sum += part;
+  return sum;
 }
 
 void Matrix::fill(Pool& pool, int64_t row0, int half, GgmlType type, const uint8_t* data, const int64_t* order,

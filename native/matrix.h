@@ -25,8 +25,11 @@ class Matrix {
   void fill(Pool&, int64_t row0, int half, GgmlType, const uint8_t* data, const int64_t* order, int64_t start,
             int64_t count);
 
-  // One row from floats; rows of a tile must not be put by two threads at once.
-  void put(int64_t row, const float* values) { pack_floats(memory_.data() + tile_of(row, 0) * stride_, int(row % kTileRows), values); }
+  // One row from floats; rows of a tile must not be put by two threads at once. Of a grouped format, the sum of the
+  // squares of what rounding lost.
+  float put(int64_t row, const float* values) {
+    return pack_floats(memory_.data() + tile_of(row, 0) * stride_, int(row % kTileRows), values);
+  }
 
   const uint8_t* tile(int64_t row) const { return memory_.data() + tile_of(row, 0) * stride_; }
   void unpack(const Kernels&, int64_t row, float* out) const;
@@ -47,7 +50,7 @@ class Matrix {
     return gated_ ? row / kTileRows * 2 + half : row / kTileRows;
   }
   void pack_groups(uint8_t* tile, int lane, GgmlType, const uint8_t* row) const;
-  void pack_floats(uint8_t* tile, int lane, const float* row) const;
+  float pack_floats(uint8_t* tile, int lane, const float* row) const;
 
   Format format_;
   int64_t rows_, inputs_, tiles_, stride_;

@@ -11,16 +11,13 @@ namespace trimtab {
 class Memory {
  public:
   Memory() = default;
-  // `eager` asks for huge pages: for weights and scratch, which are touched whole. KV pages are not: a huge
-  // page would make memory resident that no sequence uses.
-  Memory(int64_t bytes, bool eager) : bytes_(bytes > 0 ? (bytes + 4095) / 4096 * 4096 : 0) {
+  explicit Memory(int64_t bytes) : bytes_(bytes > 0 ? (bytes + 4095) / 4096 * 4096 : 0) {
     if (!bytes_) return;
     void* p = mmap(nullptr, bytes_, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
     if (p == MAP_FAILED) throw std::bad_alloc();
     data_ = static_cast<uint8_t*>(p);
 #if defined(MADV_HUGEPAGE)
-    if (eager && bytes_ >= (4 << 20)) madvise(p, bytes_, MADV_HUGEPAGE);
-    if (!eager) madvise(p, bytes_, MADV_NOHUGEPAGE);
+    if (bytes_ >= (4 << 20)) madvise(p, bytes_, MADV_HUGEPAGE);
 #endif
   }
   ~Memory() { if (data_) munmap(data_, bytes_); }

@@ -1,5 +1,6 @@
 #include "pool.h"
 
+#include <chrono>
 #include <stdexcept>
 #if defined(__linux__)
 #include <pthread.h>
@@ -53,14 +54,15 @@ Pool::~Pool() {
   for (std::thread& worker : workers_) worker.join();
 }
 
-void Pool::wait_while(std::atomic<uint32_t>& word, uint32_t value, std::atomic<int>& sleepers, int spins) {
+bool Pool::wait_while(std::atomic<uint32_t>& word, uint32_t value, std::atomic<int>& sleepers, int spins) {
   for (int i = 0; i < spins; ++i) {
-    if (word.load(std::memory_order_acquire) != value) return;
+    if (word.load(std::memory_order_acquire) != value) return false;
     relax();
   }
   sleepers.fetch_add(1, std::memory_order_seq_cst);
   while (word.load(std::memory_order_seq_cst) == value) word.wait(value, std::memory_order_acquire);
   sleepers.fetch_sub(1, std::memory_order_relaxed);
+  return true;
 }
 
 void Pool::wake(std::atomic<uint32_t>& word, std::atomic<int>& sleepers) {
@@ -82,20 +84,41 @@ void Pool::work(int thread) {
 
 void Pool::run(const std::function<void(int)>& job) {
   if (threads_ == 1) return job(0);
+  stalls_.store(0, std::memory_order_relaxed);
   job_ = &job;
   wake(start_, start_sleepers_);
   job(0);
   barrier(0);
 }
 
+void Pool::run_often(const std::function<void(int)>& job, int kind) {
+  if (threads_ == 1) return job(0);
+  using Clock = std::chrono::steady_clock;
+  const bool together = crowding_.together(kind);
+  const auto begin = Clock::now();
+  if (together) {
+    run(job);
+  } else {
+    alone_ = true;
+    job(0);
+    alone_ = false;
+  }
+  const int stalls = together ? stalls_.load(std::memory_order_relaxed) : 0;
+  crowding_.ran(std::chrono::duration<double>(Clock::now() - begin).count(), stalls);
+}
+
 void Pool::barrier(int) {
+  if (alone_) {
+    for (int i = 0; i < threads_; ++i) taken_[i].value.store(0, std::memory_order_relaxed);
+    return;
+  }
   const uint32_t generation = generation_.load(std::memory_order_acquire);
   if (arrived_.fetch_add(1, std::memory_order_acq_rel) == threads_ - 1) {
     arrived_.store(0, std::memory_order_relaxed);
     for (int i = 0; i < threads_; ++i) taken_[i].value.store(0, std::memory_order_relaxed);
     wake(generation_, barrier_sleepers_);
   } else {
-    wait_while(generation_, generation, barrier_sleepers_, kSpins);
+    if (wait_while(generation_, generation, barrier_sleepers_, kSpins)) stalls_.fetch_add(1, std::memory_order_relaxed);
   }
 }
 

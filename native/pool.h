@@ -11,6 +11,8 @@
 #include <thread>
 #include <vector>
 
+#include "crowding.h"
+
 namespace trimtab {
 
 class Pool {
@@ -24,6 +26,10 @@ class Pool {
 
   // Calls job(thread) on every thread and returns when all have finished. One caller at a time.
   void run(const std::function<void(int)>& job);
+
+  // The same for work that comes again and again, of one kind in about the same time: where waiting for each
+  // other costs more than it brings, job(0) does it alone.
+  void run_often(const std::function<void(int)>& job, int kind);
 
   // Runs body(begin, end) over [0, units), on all threads; only inside `run`, by every thread in the same
   // order. Ends with a barrier.
@@ -50,10 +56,13 @@ class Pool {
   struct alignas(64) Counter { std::atomic<int64_t> value{0}; };
 
   void work(int thread);
-  static void wait_while(std::atomic<uint32_t>& word, uint32_t value, std::atomic<int>& sleepers, int spins);
+  // Whether it fell asleep.
+  static bool wait_while(std::atomic<uint32_t>& word, uint32_t value, std::atomic<int>& sleepers, int spins);
   static void wake(std::atomic<uint32_t>& word, std::atomic<int>& sleepers);
 
   const int threads_;
+  bool alone_ = false;  // in this run
+  Crowding crowding_;
   const std::vector<int> cpus_;
   std::vector<std::thread> workers_;
   const std::function<void(int)>* job_ = nullptr;
@@ -62,6 +71,7 @@ class Pool {
   std::atomic<int> start_sleepers_{0};
   alignas(64) std::atomic<uint32_t> generation_{0};
   std::atomic<int> barrier_sleepers_{0};
+  std::atomic<int> stalls_{0};  // waits at a barrier in this run that ended asleep
   alignas(64) std::atomic<int> arrived_{0};
   std::unique_ptr<Counter[]> taken_;  // grains taken of each thread's share; cleared at every barrier
 };

@@ -30,11 +30,11 @@ const float* or_null(const std::vector<float>& v) { return v.empty() ? nullptr :
 Program::Program(Pool& pool, const Kernels& kernels, KvLayout kv, int64_t num_pages, int64_t scratch_bytes,
                  int max_rows, int max_wanted, int64_t vocab)
     : pool_(pool), kernels_(kernels), kv_(kv), num_pages_(num_pages), max_rows_(max_rows), max_wanted_(max_wanted),
-      vocab_(vocab), kv_memory_(num_pages * kv.page_bytes(), false), scratch_(scratch_bytes, true) {
+      vocab_(vocab), kv_memory_(num_pages * kv.page_bytes()), scratch_(scratch_bytes) {
   if (kv.head_dim % 16 || kv.head_dim > 256) throw std::invalid_argument("head size must be a multiple of 16, at most 256");
   for (int i = 0; i < pool.threads(); ++i) {
-    sampler_scratch_.emplace_back(int64_t(sampler_scratch_bytes(int(vocab))), true);
-    row_scratch_.emplace_back(kRowScratch, false);
+    sampler_scratch_.emplace_back(int64_t(sampler_scratch_bytes(int(vocab))));
+    row_scratch_.emplace_back(kRowScratch);
   }
   row_span_.reserve(max_rows);
   found_.resize(pool.threads());
@@ -68,12 +68,14 @@ void Program::check(const Step& s) const {
 }
 
 void Program::plan(const Step& s) {
-  block_rows_ = even_blocks(s.rows, kernels_.max_rows);
-  wanted_block_rows_ = even_blocks(s.num_wanted, kernels_.max_rows);
+  auto block_rows = [&](int rows) { return even_blocks(rows, rows > kernels_.max_rows ? kernels_.many_rows : kernels_.max_rows); };
+  block_rows_ = block_rows(s.rows);
+  wanted_block_rows_ = block_rows(s.num_wanted);
   greedy_ = !s.logits && s.num_wanted <= kSketchRows;
   for (int i = 0; greedy_ && i < s.num_wanted; ++i)
     greedy_ = !(s.sampling[i].temperature > 0) && s.sampling[i].top_logprobs < 0 && s.sampling[i].score < 0 &&
               s.adjust_start[i] == s.adjust_start[i + 1];
+  if (greedy_) found_.assign(found_.size(), Found());  // of all threads: not every one may take part
   row_span_.resize(s.rows);
   for (int k = 0; k < s.spans; ++k)
     for (int i = s.span_start[k]; i < s.span_start[k + 1]; ++i) row_span_[i] = k;
@@ -95,7 +97,7 @@ int64_t Program::width() const {
 void Program::run(const Step& s) {
   check(s);
   plan(s);
-  pool_.run([&](int thread) { execute(s, thread); });
+  pool_.run_often([&](int thread) { execute(s, thread); }, s.rows);
 }
 
 void Program::execute(const Step& s, int thread) {
@@ -312,9 +314,6 @@ bool Program::highest(const HeadOp& op, const Step& s, int thread) {
 
   constexpr float kLowest = -std::numeric_limits<float>::infinity();
   Found& mine = found_[thread];
-  std::fill_n(mine.floor, kSketchRows, kLowest);
-  std::fill_n(mine.best, kSketchRows, kLowest);
-  std::fill_n(mine.token, kSketchRows, -1);
   const int64_t tiles = op.matrix->tiles(), grain = std::max<int64_t>(1, tiles / (8 * pool_.threads()));
   pool_.share(thread, tiles, grain, [&](int64_t begin, int64_t stop) {
     for (int i = 0; i < s.num_wanted; ++i) {

@@ -3,6 +3,8 @@
 // The list is recorded once by kernels/native.py from the readable model; what lies where in the arena is
 // decided there. The program knows rows, spans, pages and operations; it never hears of requests.
 #pragma once
+#include <algorithm>
+#include <limits>
 #include <map>
 #include <string>
 #include <variant>
@@ -126,6 +128,11 @@ class Program {
 
   // What a thread found while the rows of a greedy step looked for their highest logits.
   struct alignas(64) Found {
+    Found() {
+      std::fill_n(floor, kSketchRows, -std::numeric_limits<float>::infinity());
+      std::fill_n(best, kSketchRows, -std::numeric_limits<float>::infinity());
+      std::fill_n(token, kSketchRows, -1);
+    }
     float floor[kSketchRows], best[kSketchRows];
     int32_t token[kSketchRows];
   };

@@ -21,15 +21,11 @@ Sketch::Sketch(Pool& pool, const Kernels& kernels, const Matrix& exact)
     : matrix_(kCopy, exact.rows(), exact.inputs(), false),
       errors_(round_up(exact.rows(), kTileRows), std::numeric_limits<float>::infinity()) {
   pool.run([&](int thread) {
-    std::vector<float> row(exact.inputs()), copy(exact.inputs());
+    std::vector<float> row(exact.inputs());
     pool.share(thread, exact.rows(), 64, [&](int64_t begin, int64_t end) {
       for (int64_t r = begin; r < end; ++r) {
         exact.unpack(kernels, r, row.data());
-        matrix_.put(r, row.data());
-        matrix_.unpack(kernels, r, copy.data());
-        float sum = 0;
-        for (size_t k = 0; k < row.size(); ++k) sum += (row[k] - copy[k]) * (row[k] - copy[k]);
-        errors_[r] = std::sqrt(sum / float(row.size()));
+        errors_[r] = std::sqrt(matrix_.put(r, row.data()) / float(row.size()));
       }
     });
   });

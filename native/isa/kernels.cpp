@@ -17,8 +17,8 @@ static void multiply(const Multiply& m, int64_t begin, int64_t end) {
 
 #define TRIMTAB_TEXT_OF(x) #x
 #define TRIMTAB_TEXT(x) TRIMTAB_TEXT_OF(x)
-static const Kernels table = {TRIMTAB_TEXT(TRIMTAB_ISA), kMaxRows, multiply,   pack_row,   norm_row,
-                              rope_store,                attend,   add_row,    unpack_row, softcap_row};
+static const Kernels table = {TRIMTAB_TEXT(TRIMTAB_ISA), kMaxRows, kManyRows, multiply,   pack_row,   norm_row,
+                              rope_store,                attend,   add_row,   unpack_row, softcap_row};
 
 }  // namespace TRIMTAB_ISA
 

@@ -21,14 +21,24 @@ inline T read(const uint8_t* p) {
   return value;
 }
 
-// ---- one policy a weight format: `tile` computes 16 outputs x R rows ------------------------------------
+// How many tiles a policy computes together, so that they share every broadcast of an activation: as many as its
+// `registers` hold accumulators of R rows, one to four.
+constexpr int tiles_in(int registers, int rows) {
+  const int tiles = registers / rows;
+  return tiles < 1 ? 1 : tiles > 4 ? 4 : tiles;
+}
+
+// ---- one policy a weight format: `tiles` computes 16 outputs x R rows of T tiles --------------------------
+//
+// `kOnce` tiles go together where each weight serves one block of rows, so that memory sets the pace of few rows and
+// one contiguous stream gets most of it; `kAgain` where it serves many, and loads of activations bound the arithmetic.
 
 template <int kBits, int kSpan, bool kMinima>
 struct GroupedWeights {
-  // Two tiles share every broadcast of an activation. Above six rows their accumulators no longer fit; up to
-  // four memory sets the pace, and one contiguous stream gets most of it.
   template <int R>
-  static constexpr int kTogether = R > 4 && R <= kMaxRows / 2 ? 2 : 1;
+  static constexpr int kOnce = R > 4 && R <= kMaxRows / 2 ? 2 : 1;
+  template <int R>  // an integer for each half of a group, and a float
+  static constexpr int kAgain = kMaxRows < 12 ? kOnce<R> : tiles_in(2 * kMaxRows / (1 + kGroup / kSpan), R);
 
   template <int R, int T>
   static inline void tiles(const Multiply& m, const uint8_t* w, const uint8_t* x, Rows<R> (&acc)[T]) {
@@ -106,7 +116,9 @@ struct GroupedWeights {
 
 struct Int8Weights {
   template <int R>
-  static constexpr int kTogether = R == 1 ? 4 : R <= 4 ? 2 : 1;
+  static constexpr int kOnce = R == 1 ? 4 : R <= 4 ? 2 : 1;
+  template <int R>
+  static constexpr int kAgain = kMaxRows < 12 ? kOnce<R> : tiles_in(2 * kMaxRows, R);
 
   template <int R, int T>
   static inline void tiles(const Multiply& m, const uint8_t* w, const uint8_t* x, Rows<R> (&acc)[T]) {
@@ -135,7 +147,9 @@ struct Int8Weights {
 // bf16 weights, float32 activations: products are exact, so this is the reference-quality path.
 struct Bf16Weights {
   template <int R>
-  static constexpr int kTogether = R == 1 ? 4 : R <= 3 ? 2 : 1;
+  static constexpr int kOnce = R == 1 ? 4 : R <= 3 ? 2 : 1;
+  template <int R>
+  static constexpr int kAgain = kMaxRows < 12 ? kOnce<R> : tiles_in(kMaxRows, R);
 
   template <int R, int T>
   static inline void tiles(const Multiply& m, const uint8_t* w, const uint8_t* x, Rows<R> (&acc)[T]) {
@@ -162,7 +176,9 @@ struct Bf16Weights {
 // bf16 weights, bf16 activations: twice the arithmetic rate where the processor multiplies bf16.
 struct Bf16Pairs {
   template <int R>
-  static constexpr int kTogether = R == 1 ? 8 : R <= 3 ? 4 : R <= 6 ? 2 : 1;
+  static constexpr int kOnce = R == 1 ? 8 : R <= 3 ? 4 : R <= 6 ? 2 : 1;
+  template <int R>
+  static constexpr int kAgain = kMaxRows < 12 ? kOnce<R> : tiles_in(2 * kMaxRows, R);
 
   template <int R, int T>
   static inline void tiles(const Multiply& m, const uint8_t* w, const uint8_t* x, Rows<R> (&acc)[T]) {
@@ -196,9 +212,8 @@ inline void finish(const Multiply& m, int row0, int64_t tile, const Rows<R>& acc
   }
 }
 
-template <class W, int R>
+template <class W, int R, int T>
 inline void plain_block(const Multiply& m, int block, int64_t begin, int64_t end) {
-  constexpr int T = W::template kTogether<R>;
   const uint8_t* x = m.x + block * m.block_stride;
   int64_t tile = begin;
   for (; tile + T <= end; tile += T) {
@@ -214,7 +229,7 @@ inline void plain_block(const Multiply& m, int block, int64_t begin, int64_t end
 }
 
 // Units of 32 outputs: gate and up tiles alternate, so a unit is four tiles in a row (two at a ragged end).
-template <class W, int R>
+template <class W, int R, int T>
 inline void gated_block(const Multiply& m, int block, int64_t begin, int64_t end) {
   const Epilogue& e = m.end;
   const uint8_t* x = m.x + block * m.block_stride;
@@ -227,7 +242,7 @@ inline void gated_block(const Multiply& m, int block, int64_t begin, int64_t end
         break;
       }
       Rows<R> both[2];  // gate and up lie side by side
-      if constexpr (W::template kTogether<R> >= 2) {
+      if constexpr (T >= 2) {
         W::template tiles<R, 2>(m, m.weights + tile * m.tile_stride, x, both);
       } else {
         W::template tiles<R, 1>(m, m.weights + tile * m.tile_stride, x, reinterpret_cast<Rows<R>(&)[1]>(both[0]));
@@ -250,8 +265,8 @@ inline void gated_block(const Multiply& m, int block, int64_t begin, int64_t end
   }
 }
 
-template <class W, int R>
-void run_rows(const Multiply& m, int64_t begin, int64_t end) {
+template <class W, int R, int T>
+void run_blocks(const Multiply& m, int64_t begin, int64_t end) {
   const int blocks = (m.rows + R - 1) / R;
   // A strip of weights is read from memory once and stays in the second-level cache for all row blocks.
   const int64_t unit_bytes = m.tile_stride * (m.end.gated ? 4 : 1);
@@ -260,11 +275,19 @@ void run_rows(const Multiply& m, int64_t begin, int64_t end) {
     const int64_t until = at + strip < end ? at + strip : end;
     for (int block = 0; block < blocks; ++block) {
       if (m.end.gated)
-        gated_block<W, R>(m, block, at, until);
+        gated_block<W, R, T>(m, block, at, until);
       else
-        plain_block<W, R>(m, block, at, until);
+        plain_block<W, R, T>(m, block, at, until);
     }
   }
+}
+
+template <class W, int R>
+void run_rows(const Multiply& m, int64_t begin, int64_t end) {
+  if constexpr (R <= kManyRows) {
+    if (m.rows > R) return run_blocks<W, R, W::template kAgain<R>>(m, begin, end);
+  }
+  run_blocks<W, R, W::template kOnce<R>>(m, begin, end);
 }
 
 using RowsFunction = void (*)(const Multiply&, int64_t, int64_t);

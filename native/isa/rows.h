@@ -37,6 +37,13 @@ inline void softcap_row(float* x, int64_t width, float cap) {
   for (int64_t j = 0; i + j < width; ++j) x[i + j] = tail[j];
 }
 
+inline float half(uint16_t bits) {
+  alignas(64) uint16_t all[16] = {bits};
+  alignas(64) float values[16];
+  store(values, load_f16(all));
+  return values[0];
+}
+
 inline void unpack_row(Format f, const uint8_t* tile, int lane, int64_t inputs, float* out) {
   if (f.kind == Format::bf16) {
     const uint16_t* pairs = (const uint16_t*)tile;
@@ -50,19 +57,27 @@ inline void unpack_row(Format f, const uint8_t* tile, int lane, int64_t inputs, 
     for (int64_t k = 0; k < inputs; ++k) out[k] = float(tile[k / 4 * 64 + lane * 4 + k % 4] - 128) * scale;
     return;
   }
-  const int halves = kGroup / f.group, zero = f.zero_point();
+  const int halves = kGroup / f.group;
+  const int offset = f.bits == 8 ? 128 : 0;  // eight bits are read as signed numbers
+  const F32 zero = set(float(offset - f.zero_point()));
   for (int64_t k = 0; k < inputs; k += kGroup, tile += f.step_bytes()) {
     const uint16_t* scales = (const uint16_t*)(tile + f.bits * 64);
-    alignas(64) float scale[2][16], minimum[2][16];
-    for (int h = 0; h < halves; ++h) {
-      store(scale[h], load_f16(scales + h * kTileRows));
-      if (f.minima) store(minimum[h], load_f16(scales + (halves + h) * kTileRows));
-    }
-    for (int i = 0; i < kGroup && k + i < inputs; ++i) {
+    uint8_t bytes[kGroup];
+    for (int line = 0; line < f.bits; ++line) __builtin_memcpy(bytes + 4 * line, tile + 64 * line + 4 * lane, 4);
+    int8_t q[kGroup];
+    for (int i = 0; i < kGroup; ++i)
+      q[i] = int8_t(f.bits == 8 ? bytes[i] ^ 0x80 : i < 16 ? bytes[i] & 15 : bytes[i - 16] >> 4);
+    alignas(64) float values[kGroup];
+    for (int i = 0; i < kGroup; i += 16) {
       const int h = halves == 2 ? i / 16 : 0;
-      const uint8_t byte = f.bits == 8 ? tile[i / 4 * 64 + lane * 4 + i % 4] : tile[i % 16 / 4 * 64 + lane * 4 + i % 4];
-      const int q = f.bits == 8 ? byte : i < 16 ? byte & 15 : byte >> 4;
-      out[k + i] = f.minima ? scale[h][lane] * float(q) + minimum[h][lane] : scale[h][lane] * float(q - zero);
+      const F32 level = add(to_float(load_i8(q + i)), zero), scale = set(half(scales[h * kTileRows + lane]));
+      store(values + i, f.minima ? fma(level, scale, set(half(scales[(halves + h) * kTileRows + lane]))) : mul(level, scale));
+    }
+    if (k + kGroup <= inputs) {
+      store(out + k, load(values));
+      store(out + k + 16, load(values + 16));
+    } else {
+      for (int i = 0; k + i < inputs; ++i) out[k + i] = values[i];
     }
   }
 }

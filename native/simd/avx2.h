@@ -6,6 +6,7 @@
 namespace trimtab::avx2 {
 
 constexpr int kMaxRows = 4;
+constexpr int kManyRows = 4;
 
 struct F32 { __m256 a, b; };
 struct I32 { __m256i a, b; };

@@ -6,6 +6,7 @@
 namespace trimtab::avx512 {
 
 constexpr int kMaxRows = 12;  // activation rows a multiply keeps in registers: 2 x 12 accumulators of 32
+constexpr int kManyRows = 4;  // rows of a block when there are many: three tiles then share each activation
 
 struct F32 { __m512 v; };
 struct I32 { __m512i v; };

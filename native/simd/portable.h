@@ -5,6 +5,7 @@
 namespace trimtab::portable {
 
 constexpr int kMaxRows = 2;
+constexpr int kManyRows = 2;
 constexpr int kLanes = 16;
 
 typedef float F16 __attribute__((vector_size(64)));
