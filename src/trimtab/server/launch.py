@@ -66,6 +66,12 @@ def serve(
     logs.configure(settings)
     prompts = (lambda: loading.result().tokenizer) if settings.log_prompts else None
     operations.listeners.append(logs.AccessLog(prompts))
+    traces = None
+    if settings.otlp_endpoint is not None:
+        from trimtab.server.traces import exporter
+
+        traces = exporter(settings.otlp_endpoint)
+        operations.listeners.append(traces)
     app = create_app(loading, settings, operations)
     server = DrainingServer(server_config(app, settings))
     server.tell = app.state.live.stop
@@ -77,6 +83,8 @@ def serve(
     address = address_of(listeners[0], scheme)
     loading.on_success(lambda served: _settled(served, announce, address))
     server.run(listeners)
+    if traces is not None:
+        traces.close()
     app.state.kept.close()
     loader.join(_JOIN_S)
     if not loader.is_alive():
@@ -133,6 +141,7 @@ def _guarded(settings: ServeSettings, listeners: list[socket.socket]) -> Operati
 
     try:
         operations = Operations.of(settings)
+        _checked_extras(settings)
         if operations.keys.required or settings.insecure_open:
             return operations
         for listener in listeners:
@@ -148,6 +157,24 @@ def _guarded(settings: ServeSettings, listeners: list[socket.socket]) -> Operati
             listener.close()
         raise
     return operations
+
+
+def _checked_extras(settings: ServeSettings) -> None:
+    """What is wrong with a certificate or with traces is known before a model is loaded."""
+    if settings.tls_cert or settings.tls_key or settings.tls_client_ca:
+        from trimtab.server.tls import Certificate
+
+        Certificate.of(settings)
+    if settings.otlp_endpoint is not None:
+        from importlib.util import find_spec
+
+        try:
+            there = find_spec("opentelemetry.sdk") and find_spec("opentelemetry.exporter.otlp.proto.http")
+        except ModuleNotFoundError:
+            there = None
+        if there is None:
+            hint = "install them with `pip install 'trimtab[otel]'`"
+            raise UsageError("traces need more packages", hint, "otlp_endpoint")
 
 
 def _load(loading: Loading, load: Callable[[ServeSettings], Served], settings: ServeSettings) -> None:
