@@ -95,7 +95,7 @@ def refusal(error: Exception, path: str) -> Response:
     from fastapi.exceptions import RequestValidationError
 
     if isinstance(error, ApiError):
-        return error_answer(error.status, error.message, error.param, error.code)
+        return from_api(error)
     if isinstance(error, TrimtabError):
         return from_trimtab(error)
     if isinstance(error, RequestValidationError):

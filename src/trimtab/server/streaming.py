@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 from fastapi.responses import Response
 
 from trimtab.errors import TrimtabError
-from trimtab.server.errors import ApiError, error_answer, from_trimtab
+from trimtab.server.errors import ApiError, error_answer, from_api, from_trimtab
 
 if TYPE_CHECKING:
     from fastapi import Request
@@ -143,7 +143,7 @@ class EventStream(Response):
 def _error_event(error: Exception) -> bytes:
     """A failure after the first event: the status is gone, so the stream itself says it."""
     if isinstance(error, ApiError):
-        answer = error_answer(error.status, error.message, error.param, error.code)
+        answer = from_api(error)
     elif isinstance(error, TrimtabError):
         answer = from_trimtab(error)
     else:
