@@ -101,6 +101,7 @@ class BatchRunner:
         self._loop: asyncio.AbstractEventLoop | None = None
         self._changed: asyncio.Event | None = None
         self._room: asyncio.Event | None = None
+        self._suspects = asyncio.Lock()
         self._stopping = False
         self._jobs: dict[str, tuple[Job, asyncio.Task[None]]] = {}
 
@@ -141,7 +142,7 @@ class BatchRunner:
             _log.exception("batches have stopped; they go on when the server is started again")
 
     async def _work(self, served: Served) -> None:
-        self._changed, self._room = asyncio.Event(), asyncio.Event()
+        self._changed, self._room, self._suspects = asyncio.Event(), asyncio.Event(), asyncio.Lock()
         with self._lock:
             self._loop = asyncio.get_running_loop()
         self._tidy()
@@ -171,7 +172,7 @@ class BatchRunner:
                         self._kept.work / f"{row['id']}.jsonl",
                     )  # fmt: skip
                     task = asyncio.create_task(self._batch(job, served))
-                    task.add_done_callback(lambda _: self._changed and self._changed.set())
+                    task.add_done_callback(self._look_again)
                     self._jobs[job.id] = job, task
                 continue
             job = found[0]
@@ -179,6 +180,10 @@ class BatchRunner:
                 self._end(job, "cancelled")
             elif job.ending is None and time.time() > job.expires_at:
                 self._end(job, "expired")
+
+    def _look_again(self, task: asyncio.Task[None]) -> None:
+        if self._changed is not None:
+            self._changed.set()
 
     def _end(self, job: Job, reason: BatchStatus) -> None:
         job.ending = reason
@@ -277,7 +282,7 @@ class BatchRunner:
         assert self._room is not None
         while job.ending is None:
             if self._app.state.operations.lifecycle.draining:
-                # The engine is for the requests that must finish; the rest of the batch is for the next start.
+                # The engine is for the requests that must finish; the next start goes on with the batch.
                 await asyncio.sleep(LOOK_EVERY_S)
                 continue
             mine = sum(len(other.running) for other, _ in self._jobs.values())
@@ -290,13 +295,12 @@ class BatchRunner:
 
     async def _line(self, job: Job, line: Line, served: Served) -> None:
         """Answer one line and keep the answer."""
-        while True:
-            call = Call(Tenant(job.owner, f"batch\0{job.owner}"), priority=PRIORITY)
-            status, body = await self._answer(job, line, served, call)
-            if status not in (429, 503):
-                break
-            # The engine is full or closing: that says nothing about the line.
-            await asyncio.sleep(AGAIN_S)
+        status, body, call = await self._tried(job, line, served)
+        if status >= 500:
+            # A step that fails ends all that were in it: tried again without the other suspects, each line
+            # gets what it deserves.
+            async with self._suspects:
+                status, body, call = await self._tried(job, line, served)
         given, cached, made = _usage(body) if status == 200 else (0, 0, 0)
         request_id = call.id or f"req_{secrets.token_hex(12)}"
         content = (
@@ -307,6 +311,16 @@ class BatchRunner:
         row = (job.id, line.number, int(status != 200), content, given, cached, made)
         # A line that two servers answered keeps its first answer.
         self._do(lambda c: c.execute("INSERT OR IGNORE INTO results VALUES (?, ?, ?, ?, ?, ?, ?)", row))
+
+    async def _tried(self, job: Job, line: Line, served: Served) -> tuple[int, str, Call]:
+        """Status, body and call, once the engine has had room for the line."""
+        while True:
+            call = Call(Tenant(job.owner, f"batch\0{job.owner}"), priority=PRIORITY)
+            status, body = await self._answer(job, line, served, call)
+            if status not in (429, 503):
+                return status, body, call
+            # The engine is full or closing: that says nothing about the line.
+            await asyncio.sleep(AGAIN_S)
 
     async def _answer(self, job: Job, line: Line, served: Served, call: Call) -> tuple[int, str]:
         """Status and body, as a live request would get them."""
@@ -383,7 +397,8 @@ class BatchRunner:
     def _written(self, job: Job, kind: str, contents: Iterator[str]) -> Path | None:
         """A file of these lines, wholly on the disk; None without any."""
         path = self._kept.contents / f"{_file_id(job.id, kind)}{PARTIAL}"
-        with path.open("w", encoding="ascii", opener=_private) as file:
+        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+        with os.fdopen(descriptor, "w", encoding="ascii") as file:
             count = sum(bool(file.write(content)) for content in contents)
             file.flush()
             os.fsync(file.fileno())
@@ -425,10 +440,6 @@ class BatchRunner:
 def _file_id(batch_id: str, kind: str) -> str:
     """The same after a crash, so that a file is never there twice."""
     return f"file-{hashlib.sha256(f'{batch_id} {kind}'.encode()).hexdigest()[:24]}"
-
-
-def _private(path: str, flags: int) -> int:
-    return os.open(path, flags, 0o600)
 
 
 def _usage(body: str) -> tuple[int, int, int]:

@@ -8,7 +8,6 @@ from __future__ import annotations
 import json
 import secrets
 import time
-from collections.abc import Mapping
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from fastapi.responses import Response
@@ -220,7 +219,7 @@ def counted(connection: sqlite3.Connection, batch_id: str) -> tuple[int, int, Ba
 _COUNTED = ("failed", "input_tokens", "cached_tokens", "output_tokens")
 
 
-def batch_object(connection: sqlite3.Connection, row: Mapping[str, Any]) -> Batch:
+def batch_object(connection: sqlite3.Connection, row: sqlite3.Row) -> Batch:
     """A row of the table as the API shows it."""
     times: dict[str, int] = json.loads(row["times"])
     if row["usage"] is None:

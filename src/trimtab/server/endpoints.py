@@ -54,6 +54,23 @@ ENDPOINTS = (
     Endpoint(
         "POST", "/v1/embeddings", "embeddings:create", "Vectors of texts", "EmbeddingsRequest", "Embeddings"
     ),
+    Endpoint(
+        "POST", "/v1/responses", "responses:create", "The next turn of a conversation",
+        "ResponseRequest", "Response",
+    ),
+    Endpoint(
+        "POST", "/v1/responses/input_tokens", "responses:count", "Tokens of a conversation",
+        "ResponseRequest", "InputTokenCount",
+    ),
+    Endpoint("GET", "/v1/responses/{response_id}", "responses:retrieve", "A kept answer", answer="Response"),
+    Endpoint(
+        "DELETE", "/v1/responses/{response_id}", "responses:delete", "Forget an answer",
+        answer="ResponseDeleted",
+    ),
+    Endpoint(
+        "GET", "/v1/responses/{response_id}/input_items", "responses:input_items", "What it answers",
+        answer="InputItems", query=("after", "limit", "order"),
+    ),
     Endpoint("POST", "/v1/files", "files:upload", "Keep a file", "", "FileObject", upload="FileUpload"),
     Endpoint(
         "GET", "/v1/files", "files:list_files", "One's files", answer="FileList",
@@ -77,6 +94,8 @@ QUERY: dict[str, dict[str, Any]] = {
     "order": {"type": "string", "enum": ["asc", "desc"], "description": "oldest or newest first"},
     "purpose": {"type": "string", "description": "list files of this purpose only"},
 }
+LONG_LISTS = {"/v1/files": 10_000}
+"""Where a page may have more entries than `limit` says above."""
 
 
 def add_routes(app: FastAPI, loading: Loading) -> None:

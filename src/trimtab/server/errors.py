@@ -241,7 +241,7 @@ def _form(tag: str) -> str:
     if "TextPart" in tag:
         return "an array of text parts"
     depth = tag.count("list[")
-    inner = "strings" if "[str]" in tag else "integers"
+    inner = "objects" if "dict[" in tag else "strings" if "[str]" in tag else "integers"
     return "an " + "array of " + "arrays of " * (depth - 1) + inner
 
 

@@ -15,6 +15,7 @@ from pydantic import Field
 from typing_extensions import TypedDict
 
 from trimtab.server.call import call_of
+from trimtab.server.endpoints import LONG_LISTS
 from trimtab.server.errors import ApiError
 from trimtab.server.queries import text_query, whole_query
 from trimtab.server.schemas import Wire
@@ -110,7 +111,8 @@ async def list_files(request: Request, served: Served) -> Response:
     purpose = text_query(request, "purpose")
     if purpose is not None:
         where["purpose"] = purpose
-    after, limit = text_query(request, "after"), whole_query(request, "limit", 10_000, 1, 10_000)
+    most = LONG_LISTS["/v1/files"]
+    after, limit = text_query(request, "after"), whole_query(request, "limit", most, 1, most)
     ascending = text_query(request, "order", ("asc", "desc")) == "asc"
 
     def read(connection: sqlite3.Connection) -> FileList:
