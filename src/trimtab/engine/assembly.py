@@ -13,7 +13,7 @@ import numpy as np
 
 from trimtab.engine.batch import Batch, Records
 from trimtab.engine.sampling import ADJUST, SAMPLING
-from trimtab.engine.sequence import Sequence
+from trimtab.engine.sequence import MASK_AT, Sequence
 
 if array("i").itemsize != 4:
     raise ImportError("trimtab needs a platform whose C int has 32 bits")
@@ -25,8 +25,8 @@ class Assembly:
     """The spans of one step so far."""
 
     __slots__ = (
-        "_adjust", "_adjust_start", "_adjusted", "_hidden", "_page_start", "_pages", "_positions", "_records",
-        "_span_start", "_tokens", "_wanted", "rows", "wanted",
+        "_adjust", "_adjust_start", "_adjusted", "_hidden", "_masks", "_num_masks", "_page_start", "_pages",
+        "_positions", "_records", "_span_start", "_tokens", "_wanted", "rows", "wanted",
     )  # fmt: skip
 
     def __init__(self) -> None:
@@ -43,26 +43,31 @@ class Assembly:
         self._adjust: list[Records] = []
         self._adjust_start = array("i", (0,))
         self._adjusted = 0
+        self._masks = bytearray()
+        self._num_masks = 0
 
-    def decode(self, sequence: Sequence, draft: array[int] | None = None) -> None:
-        """Feed a sequence's last token and want the next one; with a draft, also what follows each of it."""
+    def decode(self, sequence: Sequence, count: int = 1, draft: array[int] | None = None) -> None:
+        """Feed a sequence's next `count` tokens and a draft; want what follows the last and each drafted."""
         tokens = sequence.tokens
-        row, position, draw = self.rows, sequence.computed, len(tokens) - sequence.prompt_length
-        self._tokens.append(tokens[-1])
-        self._positions.append(position)
-        self._wanted.append(row)
-        self._records += sequence.record
-        self._records += draw.to_bytes(8, byteorder)
+        position = sequence.computed
+        if count == 1:
+            self._tokens.append(tokens[position])
+            self._positions.append(position)
+        else:
+            self._tokens += tokens[position : position + count]
+            self._positions.extend(range(position, position + count))
+        row = self.rows + count - 1
         self.rows = row + 1
-        self.wanted += 1
-        if sequence.adjust is not None:
-            self._attach(sequence.adjust.entries)
-        if draft:
-            self._tokens += draft
-            for ahead in range(1, len(draft) + 1):
-                self._positions.append(position + ahead)
-                self._want(sequence, row + ahead, draw + ahead)
-            self.rows += len(draft)
+        position += count
+        if position == len(tokens):
+            draw = position - sequence.prompt_length
+            self._want(sequence, row, draw)
+            if draft:
+                self._tokens += draft
+                for ahead in range(1, len(draft) + 1):
+                    self._positions.append(position + ahead - 1)
+                    self._want(sequence, row + ahead, draw + ahead, ahead)
+                self.rows += len(draft)
         self._close(sequence)
 
     def prefill(self, sequence: Sequence, count: int, wants_next: bool) -> None:
@@ -103,12 +108,19 @@ class Assembly:
             sampling=np.frombuffer(self._records, SAMPLING),
             adjust_start=adjust_start,
             adjust=adjust,
+            mask=np.frombuffer(self._masks, np.uint32).reshape(self._num_masks, -1) if self._masks else None,
             hidden=np.frombuffer(self._hidden, np.int32) if self._hidden else None,
         )
 
-    def _want(self, sequence: Sequence, row: int, draw: int) -> None:
+    def _want(self, sequence: Sequence, row: int, draw: int, ahead: int = 0) -> None:
         self._wanted.append(row)
-        self._records += sequence.record
+        if sequence.constraint is None:
+            self._records += sequence.record
+        else:
+            self._masks += sequence.constraint.masks[ahead]
+            self._num_masks += 1
+            record = sequence.record
+            self._records += record[:MASK_AT] + self._num_masks.to_bytes(4, byteorder) + record[MASK_AT + 4 :]
         self._records += draw.to_bytes(8, byteorder)
         self.wanted += 1
         if sequence.adjust is not None:

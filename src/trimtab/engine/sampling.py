@@ -20,6 +20,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from trimtab.engine.grammar import Grammar
 from trimtab.errors import UsageError
 
 # One row for each wanted logits row; native/sampler.h holds the same layout as struct SamplingRow.
@@ -73,6 +74,7 @@ class SamplingParams:
     ignore_eos : run on over the model's end-of-text token
     logprobs, prompt_logprobs : report each token's log-probability and this many alternatives, 0 to 20
     n : outputs for the prompt, 1 to 128
+    grammar : what the output must look like; see `trimtab.engine.grammar.Grammar`
 
     Raises
     ------
@@ -96,6 +98,7 @@ class SamplingParams:
     logprobs: int | None = None
     prompt_logprobs: int | None = None
     n: int = 1
+    grammar: Grammar | None = None
 
     def __post_init__(self) -> None:
         _check_float("temperature", self.temperature, 0.0, 100.0)
@@ -121,6 +124,8 @@ class SamplingParams:
         if self.prompt_logprobs is not None:
             _check_int("prompt_logprobs", self.prompt_logprobs, 0, MAX_LOGPROBS)
         _check_int("n", self.n, 1, MAX_CHOICES)
+        if self.grammar is not None and not isinstance(self.grammar, Grammar):
+            raise _wrong("grammar", self.grammar, "a Grammar")
         if self.logit_bias:
             object.__setattr__(self, "logit_bias", _checked_bias(self.logit_bias))
         if self.stop != ():

@@ -41,6 +41,7 @@ class Counters:
     preemptions: int = 0
     drafted_tokens: int = 0
     accepted_tokens: int = 0
+    forced_tokens: int = 0
     started: int = 0
 
 
@@ -77,7 +78,7 @@ class Scheduler:
         self._max_running = max_running
         self._sharing = sharing
         self._drafting = drafting
-        self._decodes: list[Sequence] = []
+        self._decodes: list[tuple[Sequence, int]] = []  # and how many tokens it feeds
         self._drafts: list[array[int] | None] = []
         self._chunks: list[tuple[Sequence, int]] = []
         # The head of the queue, and what `pool.given` was when there was no room for it.
@@ -130,12 +131,16 @@ class Scheduler:
         touched: list[Sequence] = []
         row = hidden = 0
         ended = False
-        for sequence, draft in zip(self._decodes, self._drafts, strict=True):
+        for (sequence, count), draft in zip(self._decodes, self._drafts, strict=True):
+            if sequence.computed + count < len(sequence.tokens):
+                sequence.computed += count  # forced tokens, and there was no room for all of them
+                self._publish(sequence)
+                continue
             try:
-                row = self._commit_decode(sequence, draft, tokens, row, result)
+                self._commit_decode(sequence, draft, tokens, row, result)
             except Exception as error:
                 sequence.error = error
-                row += 1 if draft is None else len(draft) + 1
+            row += 1 if draft is None else len(draft) + 1
             touched.append(sequence)
             ended = ended or sequence.ended
         for sequence, count in self._chunks:
@@ -201,37 +206,47 @@ class Scheduler:
         place = 0
         while place < len(self.decoding):
             sequence = self.decoding[place]
-            if sequence.computed >= len(sequence.pages) * PAGE_TOKENS and not self._grow(sequence):
-                break  # it was the last itself, and has been preempted
-            draft = self._draft(sequence, longest) if longest > 0 else None
-            assembly.decode(sequence, draft)
-            self._decodes.append(sequence)
-            self._drafts.append(draft)
             place += 1
+            room = self._max_rows - assembly.rows - (len(self.decoding) - place)  # the others need a row each
+            count = min(len(sequence.tokens) - sequence.computed, room)
+            grows = sequence.computed + count > len(sequence.pages) * PAGE_TOKENS
+            if grows and not self._grow(sequence, count):
+                break  # it was the last itself, and has been preempted
+            draft = None
+            if longest > 0 and sequence.computed + count == len(sequence.tokens):
+                draft = self._draft(sequence, min(longest, room - count))
+            assembly.decode(sequence, count, draft)
+            self._decodes.append((sequence, count))
+            self._drafts.append(draft)
 
-    def _grow(self, sequence: Sequence) -> bool:
-        """One more page for a decoding sequence, if need be from the last in order: not in this step yet."""
-        while (pages := self.pool.take(1)) is None:
-            victim = self._last()
+    def _grow(self, sequence: Sequence, count: int) -> bool:
+        """Pages for `count` more tokens of a decoding sequence, if need be from the last in order."""
+        wanted = pages_for(sequence.computed + count) - len(sequence.pages)
+        while (pages := self.pool.take(wanted)) is None:
+            victim = self._last()  # not in this step yet
             self._preempt(victim)
             if victim is sequence:
                 return False
-        sequence.pages.append(pages[0])
+        sequence.pages.extend(pages)
         return True
 
     def _draft(self, sequence: Sequence, longest: int) -> array[int] | None:
         """Tokens to verify, or None; there are pages for all of them."""
         if sequence.adjust is not None and (sequence.adjust.follows_output or sequence.params.min_tokens > 0):
             return None
-        left = sequence.limit - len(sequence.tokens) - 1
-        if left < 1:
+        longest = min(longest, sequence.limit - len(sequence.tokens) - 1)
+        if longest < 1:
             return None
         if sequence.lookup is None:
             sequence.lookup = Lookup()
-        draft = sequence.lookup.draft(sequence.tokens, min(longest, left))
+        draft = sequence.lookup.draft(sequence.tokens, longest)
+        if sequence.constraint is not None and draft:
+            allowed = sequence.constraint.follow(draft)
+            if allowed < len(draft):
+                draft = draft[:allowed]
         if not draft:
             return None
-        short = pages_for(sequence.computed + 1 + len(draft)) - len(sequence.pages)
+        short = pages_for(len(sequence.tokens) + len(draft)) - len(sequence.pages)
         if short > 0:
             pages = self.pool.take(short)
             if pages is None:
@@ -337,34 +352,35 @@ class Scheduler:
 
     def _commit_decode(
         self, sequence: Sequence, draft: array[int] | None, tokens: list[int], row: int, result: StepResult
-    ) -> int:
-        """Take a decoding sequence's rows; the number of the row after them."""
-        computed = sequence.computed + 1
+    ) -> None:
+        """Take in a decoding sequence's rows."""
+        before = len(sequence.tokens)
         logprobs = sequence.logprobs
         if logprobs is not None:
             logprobs.append(_logprob(result, row, tokens[row], sequence.top))
         ended = sequence.accept(tokens[row])
-        accepted = 0
-        if draft is None:
-            row += 1
-        else:
-            first, row = row, row + len(draft) + 1
-            while not ended and accepted < len(draft) and draft[accepted] == tokens[first + accepted]:
+        if draft is not None:
+            accepted = 0
+            while not ended and accepted < len(draft) and draft[accepted] == tokens[row + accepted]:
+                if len(sequence.tokens) == before + accepted:
+                    break  # the last token was refused
                 accepted += 1
-                token = tokens[first + accepted]
+                token = tokens[row + accepted]
                 if logprobs is not None:
-                    logprobs.append(_logprob(result, first + accepted, token, sequence.top))
+                    logprobs.append(_logprob(result, row + accepted, token, sequence.top))
                 ended = sequence.accept(token)
-            computed += accepted
             if sequence.lookup is not None:
                 sequence.lookup.verified(accepted)
             self.counters.drafted_tokens += len(draft)
             self.counters.accepted_tokens += accepted
-        self._count_outputs(sequence, accepted + 1)
-        sequence.computed = computed
-        if computed >= (sequence.published + 1) * PAGE_TOKENS:
+        if logprobs is not None:
+            del logprobs[len(sequence.tokens) - sequence.prompt_length :]  # of a token that was refused
+        sequence.computed = len(sequence.tokens) - 1
+        if sequence.computed >= (sequence.published + 1) * PAGE_TOKENS:
             self._publish(sequence)
-        return row
+        if sequence.constraint is not None and not ended:
+            self._settle(sequence)
+        self._count_outputs(sequence, len(sequence.tokens) - before)
 
     def _chunk_wants(self, sequence: Sequence, count: int) -> int:
         """Rows of the result that belong to a chunk; asked before it is committed."""
@@ -394,8 +410,19 @@ class Scheduler:
             self.counters.cached_tokens += sequence.cached
         if sequence.logprobs is not None:
             sequence.logprobs.append(_logprob(result, row, tokens[row], sequence.top))
-        self._count_outputs(sequence, 1)
-        sequence.accept(tokens[row])
+        if not sequence.accept(tokens[row]) and sequence.constraint is not None:
+            if len(sequence.tokens) == total:
+                self._release(sequence)  # the token was refused: its row is computed again, and so its pages
+                if sequence.logprobs:
+                    sequence.logprobs.pop()
+            self._settle(sequence)
+        self._count_outputs(sequence, len(sequence.tokens) - total)
+
+    def _settle(self, sequence: Sequence) -> None:
+        """Let the grammar add what it forces and say what may come next."""
+        before = len(sequence.tokens)
+        sequence.settle()
+        self.counters.forced_tokens += len(sequence.tokens) - before
 
     def _count_outputs(self, sequence: Sequence, tokens: int) -> None:
         self.counters.output_tokens += tokens

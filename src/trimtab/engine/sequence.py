@@ -18,6 +18,7 @@ from trimtab.engine.pages import next_digest, root_digest
 from trimtab.engine.sampling import SAMPLING, Doubles, SamplingParams, sampling_row
 
 if TYPE_CHECKING:
+    from trimtab.engine.constraint import Constraint
     from trimtab.engine.handle import Waiter
     from trimtab.engine.lookup import Lookup
     from trimtab.engine.output import FinishReason, StopText, TokenLogprob
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
 DRAW_AT = 48
 if SAMPLING.fields is None or SAMPLING.fields["draw"][1] != DRAW_AT or SAMPLING.itemsize != DRAW_AT + 8:
     raise ImportError("SAMPLING must end with its eight-byte draw")
+MASK_AT = SAMPLING.fields["mask"][1]
 
 
 class Sequence:
@@ -41,14 +43,15 @@ class Sequence:
     age : order of service, lowest first: (priority, serial number)
     shares : the pages may be shared with sequences of equal `salt`
     pooling : its result is the mean of its final hidden states; like scoring, it computes every position
+    constraint : what the output must look like
     timed : note in `times` when each output token came
     caller : on whose behalf it runs
     """
 
     __slots__ = (
-        "account", "adjust", "age", "cached", "caller", "closed", "computed", "digests", "ends", "error",
-        "finish", "finished_at", "first_at", "limit", "logprobs", "lookup", "matched", "pages", "params",
-        "pooled", "pooling", "preempted", "prompt_length", "prompt_logprobs", "published", "record",
+        "account", "adjust", "age", "cached", "caller", "closed", "computed", "constraint", "digests", "ends",
+        "error", "finish", "finished_at", "first_at", "limit", "logprobs", "lookup", "matched", "pages",
+        "params", "pooled", "pooling", "preempted", "prompt_length", "prompt_logprobs", "published", "record",
         "score_record", "shares", "started_at", "stop", "submitted_at", "times", "tokens", "top", "waiter",
     )  # fmt: skip
 
@@ -65,6 +68,7 @@ class Sequence:
         salt: str = "",
         shares: bool = True,
         pooling: bool = False,
+        constraint: Constraint | None = None,
         submitted_at: float = 0.0,
         timed: bool = False,
         caller: Caller = NOBODY,
@@ -109,6 +113,7 @@ class Sequence:
         self.pooling = pooling
         self.pooled: Doubles | None = None  # the sum of the hidden states so far
         self.lookup: Lookup | None = None
+        self.constraint = constraint
 
         self.finish: FinishReason | None = None
         self.matched: str | int | None = None
@@ -141,14 +146,25 @@ class Sequence:
             digests.append(next_digest(digests[-1], self.tokens[start : start + PAGE_TOKENS].tobytes()))
 
     def accept(self, token: int) -> bool:
-        """Append an output token; True when it ends the output."""
+        """Append an output token; True when it ends the output.
+
+        A token that the grammar lets nothing end behind in time is refused: nothing is appended then.
+        """
         reason: FinishReason | None = None
+        constraint = self.constraint
         if token in self.ends:
             reason, self.matched = "stop", token
+        elif constraint is not None and not constraint.take(token, self.limit - len(self.tokens) - 1):
+            return False
         elif self.stop is not None and (matched := self.stop.push(token)) is not None:
             reason, self.matched = "stop", matched
         tokens = self.tokens
         tokens.append(token)
+        if reason is None and constraint is not None:
+            if constraint.landing:
+                reason = "length" if constraint.landed else None
+            elif constraint.complete:
+                reason = "stop"
         if reason is not None:
             self.end(reason)
             return True
@@ -158,6 +174,23 @@ class Sequence:
         if self.adjust is not None:
             self._adjust(token)
         return False
+
+    def settle(self) -> None:
+        """After tokens were accepted: append what the grammar forces, and make the mask of the next token.
+
+        Forced tokens are not sampled, so they come without log-probabilities; who wants those waits for them.
+        """
+        constraint = self.constraint
+        if constraint is None:
+            return
+        if constraint.landed:
+            self.end("length")
+            return
+        if self.logprobs is None:
+            for token in constraint.forced(self.limit - len(self.tokens)):
+                if self.accept(token):
+                    return
+        constraint.settle(self.limit - len(self.tokens))
 
     def end(self, reason: FinishReason) -> None:
         """End the output; text that was held back becomes visible."""

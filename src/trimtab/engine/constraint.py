@@ -1,0 +1,174 @@
+"""Where one output stands in its grammar: the tokens it may choose from, and those it has no choice about.
+
+Belongs to one sequence and is used by the engine's thread alone. The mask of the next token is made when the
+last one has been taken in, so that a grammar that fails ends its own request and no other.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+from trimtab.engine.landing import Closers, landing
+from trimtab.errors import UsageError
+
+_ROOM = 48
+"""Tokens by which one more token is expected to lengthen the way to the end at most."""
+_SLOWEST_S = 0.5
+"""A grammar that takes longer for one token is not worth everybody's wait."""
+
+
+@contextmanager
+def library_panics() -> Iterator[None]:
+    """Turn a panic of the library, which is not even an `Exception`, into a refusal of the grammar."""
+    try:
+        yield
+    except (UsageError, KeyboardInterrupt, SystemExit, MemoryError):
+        raise
+    except BaseException as error:
+        raise UsageError(f"the grammar cannot be followed: {_short(str(error))}", param="grammar") from error
+
+
+def checked(matcher: Any) -> None:
+    """Raise what the library objects to.
+
+    Raises
+    ------
+    UsageError : with the library's own words
+    """
+    if matcher.is_error():
+        raise UsageError(f"the grammar cannot be enforced: {_short(matcher.get_error())}", param="grammar")
+
+
+def _short(message: str) -> str:
+    message = message.partition("\n<state>")[0].replace("<non-verbose/>", "").strip()
+    return message if len(message) <= 300 else message[:297] + "..."
+
+
+class Constraint:
+    """The state of one output.
+
+    Parameters
+    ----------
+    matcher : at the beginning of the grammar; owned from now on
+    home : the way from the beginning to an end, when one is known
+    left : tokens the output may have
+    """
+
+    __slots__ = ("_check_at", "_closers", "_matcher", "_path", "_room", "landing", "masks")
+
+    def __init__(self, matcher: Any, closers: Closers, home: list[int] | None, left: int) -> None:
+        self._matcher = matcher
+        self._closers = closers
+        self._path = home  # the way from here to an end; None while the limit is far, or when there is none
+        self._room = _ROOM + len(home or ())
+        # With fewer tokens left than this, each token must leave a way to an end that fits.
+        self._check_at = 0 if home is None else self._room + len(home)
+        self.landing = False
+        """The limit is near: what follows is the way to the end and nothing else."""
+        self.masks: list[bytes] = []
+        """One bit a token: those that may come next, then those behind each token of the last draft."""
+        self.settle(left)
+
+    @property
+    def complete(self) -> bool:
+        """Nothing can follow any more."""
+        return bool(self._matcher.is_stopped())
+
+    @property
+    def landed(self) -> bool:
+        """The way to the end has been gone."""
+        return self.landing and not self._path
+
+    def take(self, token: int, left: int) -> bool:
+        """Go on by one token; False if it would leave no way to the end, and nothing has changed.
+
+        Parameters
+        ----------
+        left : tokens that may follow this one
+
+        Raises
+        ------
+        UsageError : the grammar became too complex on the way, or does not allow the token
+        """
+        if left >= self._check_at:
+            self._consume(self._matcher, token)
+            self._path = None
+            return True
+        ahead = self._matcher.deep_copy()
+        self._consume(ahead, token)
+        path = self._home_from(ahead, token, left)
+        if path is not None:
+            self._check_at = len(path) + self._room
+        elif self._path is not None:
+            self.landing = True
+            return False
+        else:
+            self._check_at = 0  # there was no way before either: the output will be cut
+        self._matcher, self._path = ahead, path
+        return True
+
+    def forced(self, left: int) -> Sequence[int]:
+        """Tokens that must follow, at most `left` of them."""
+        self._aim(left)
+        if self.landing:
+            return self._path or ()
+        began = time.thread_time()
+        tokens: list[int] = self._matcher.compute_ff_tokens()
+        self._check(began)
+        return tokens[:left]
+
+    def settle(self, left: int) -> None:
+        """Make the mask of the next token, with `left` tokens to go."""
+        self._aim(left)
+        if self.landing and self._path:
+            mask = bytearray(len(self.masks[0] if self.masks else self._matcher.compute_bitmask()))
+            mask[self._path[0] >> 3] = 1 << (self._path[0] & 7)
+            self.masks = [bytes(mask)]
+            return
+        began = time.thread_time()
+        self.masks = [self._matcher.compute_bitmask()]
+        self._check(began)
+
+    def follow(self, draft: Sequence[int]) -> int:
+        """How many tokens of a draft the grammar allows; their masks are in `masks` afterwards."""
+        if self.landing:
+            return 0
+        del self.masks[1:]
+        ahead = self._matcher.deep_copy()
+        for token in draft:
+            if not ahead.try_consume_tokens([token]) or ahead.is_stopped():
+                break
+            self.masks.append(ahead.compute_bitmask())
+        return 0 if ahead.is_error() else len(self.masks) - 1
+
+    def _aim(self, left: int) -> None:
+        """Land when the way to the end takes all that is left; give it up when it takes more."""
+        if not self._path:
+            return
+        if len(self._path) == left:
+            self.landing = True
+        elif len(self._path) > left:
+            self._path, self._check_at = None, 0
+
+    def _consume(self, matcher: Any, token: int) -> None:
+        if not matcher.consume_token(token):
+            checked(matcher)
+            raise UsageError(f"the grammar does not allow token {token}", param="grammar")
+
+    def _home_from(self, ahead: Any, token: int, left: int) -> list[int] | None:
+        """At most `left` tokens to an end of `ahead`: the rest of the known way, all of it, or a new one."""
+        if self._path:
+            for path in ((self._path[1:],) if self._path[0] == token else ()) + (self._path,):
+                trial = ahead.deep_copy()
+                fits = len(path) <= left and trial.try_consume_tokens(path) == len(path)
+                if fits and trial.is_accepting():
+                    return path
+        return landing(ahead.deep_copy(), self._closers, left)
+
+    def _check(self, began: float) -> None:
+        checked(self._matcher)
+        if time.thread_time() - began > _SLOWEST_S:
+            raise UsageError("the grammar takes too long to follow", "make it simpler", "grammar")
