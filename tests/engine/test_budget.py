@@ -17,6 +17,7 @@ from trimtab.engine.budget import (
     EnginePlan,
     available_bytes,
     format_size,
+    group_limit,
     parse_size,
     plan,
     resident_bytes,
@@ -155,6 +156,62 @@ def test_the_tighter_of_machine_and_control_group_counts(tmp_path: Path) -> None
         },
     )
     assert available_bytes(tmp_path) == 0
+
+
+CONTAINERS = {
+    "version 2, a namespace of its own": (
+        "0::/\n", {"memory.max": "536870912\n", "memory.current": "100000000\n"}, "sys/fs/cgroup",
+    ),
+    "version 2, systemd's MemoryHigh": (
+        "0::/system.slice/trimtab.service\n",
+        {"memory.max": "max\n", "memory.high": "536870912\n", "memory.current": "100000000\n"},
+        "sys/fs/cgroup/system.slice/trimtab.service",
+    ),
+    "version 1, the path is the host's": (
+        "9:name=systemd:/docker/abc\n4:memory:/docker/abc\n",
+        {"memory.limit_in_bytes": "536870912\n", "memory.usage_in_bytes": "100000000\n"},
+        "sys/fs/cgroup/memory",
+    ),
+    "version 1, the path is our own": (
+        "4:memory:/kubepods/pod1/c1\n",
+        {"memory.limit_in_bytes": "536870912\n", "memory.usage_in_bytes": "100000000\n"},
+        "sys/fs/cgroup/memory/kubepods/pod1",
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", CONTAINERS)
+def test_a_container_gets_what_it_was_given_and_not_what_the_host_has(tmp_path: Path, kind: str) -> None:
+    cgroup, files, folder = CONTAINERS[kind]
+    write(tmp_path, {"proc/meminfo": "MemTotal: 99000000 kB\nMemAvailable: 90000000 kB\n"})
+    assert group_limit(tmp_path) is None
+    write(
+        tmp_path, {"proc/self/cgroup": cgroup, **{f"{folder}/{name}": text for name, text in files.items()}}
+    )
+    assert group_limit(tmp_path) == 512 << 20
+    assert available_bytes(tmp_path) == (512 << 20) - 100_000_000
+    # What only caches files is given back when it is needed.
+    write(tmp_path, {f"{folder}/memory.stat": "total_inactive_file 40000000\ninactive_file 40000000\n"})
+    assert available_bytes(tmp_path) == (512 << 20) - 60_000_000
+    # And that is what is planned for, when nobody says --memory.
+    found = divide(None, available_bytes=available_bytes(tmp_path))
+    assert found.total_bytes <= 45 * MB + 0.8 * ((512 << 20) - 60_000_000)
+    assert found.total_bytes < 512 << 20
+
+
+def test_no_limit_is_none(tmp_path: Path) -> None:
+    """Version 1 writes a number beyond every machine where there is no limit."""
+    write(
+        tmp_path,
+        {
+            "proc/meminfo": "MemTotal: 9000 kB\nMemAvailable: 5000 kB\n",
+            "proc/self/cgroup": "4:memory:/\n",
+            "sys/fs/cgroup/memory/memory.limit_in_bytes": "9223372036854771712\n",
+            "sys/fs/cgroup/memory/memory.usage_in_bytes": "1500000\n",
+        },
+    )
+    assert group_limit(tmp_path) is None
+    assert available_bytes(tmp_path) == 5_120_000
 
 
 def test_this_process_has_a_size() -> None:

@@ -181,8 +181,15 @@ def available_bytes(root: Path = Path("/")) -> int | None:
     None where the system does not say.
     """
     spare = [] if (free := _meminfo(root)) is None else [free]
-    spare.extend(_group_rooms(root))
+    spare.extend(max(0, limit - used) for limit, used in _groups(root))
     return min(spare, default=None)
+
+
+def group_limit(root: Path = Path("/")) -> int | None:
+    """What the control group of this process, a container's for example, may take at most; None without."""
+    total = _meminfo(root, "MemTotal")
+    limits = [limit for limit, _ in _groups(root) if total is None or limit < total]
+    return min(limits, default=None)
 
 
 def _largest_step(
@@ -224,17 +231,17 @@ def _flag(size: int) -> str:
     return f"`--memory {-(-size // 10**6) + 1}MB`"
 
 
-def _meminfo(root: Path) -> int | None:
+def _meminfo(root: Path, name: str = "MemAvailable") -> int | None:
     try:
         lines = (root / "proc/meminfo").read_text(encoding="ascii").splitlines()
         values = dict(line.split(":", 1) for line in lines if ":" in line)
-        return int(values["MemAvailable"].split()[0]) * 1024
+        return int(values[name].split()[0]) * 1024
     except (OSError, ValueError, KeyError, IndexError):
         return None
 
 
-def _group_rooms(root: Path) -> Iterator[int]:
-    """What is left under each limit of the control groups this process is in (versions 2 and 1)."""
+def _groups(root: Path) -> Iterator[tuple[int, int]]:
+    """Each limit of the control groups this process is in (versions 2 and 1), and what counts against it."""
     try:
         lines = (root / "proc/self/cgroup").read_text(encoding="utf-8").splitlines()
     except OSError:
@@ -242,9 +249,10 @@ def _group_rooms(root: Path) -> Iterator[int]:
     for line in lines:
         _, controllers, path = [*line.split(":", 2), "", ""][:3]
         if controllers == "":
-            names, top = ("memory.max", "memory.current"), root / "sys/fs/cgroup"
+            # Above `high` the kernel slows the group down until nothing goes on: for us that is a limit too.
+            limits, usage, top = ("memory.max", "memory.high"), "memory.current", root / "sys/fs/cgroup"
         elif "memory" in controllers.split(","):
-            names = ("memory.limit_in_bytes", "memory.usage_in_bytes")
+            limits, usage = ("memory.limit_in_bytes",), "memory.usage_in_bytes"
             top = root / "sys/fs/cgroup/memory"
         else:
             continue
@@ -253,12 +261,13 @@ def _group_rooms(root: Path) -> Iterator[int]:
         for folder in dict.fromkeys((group, *group.parents, top)):
             if folder != top and top not in folder.parents:
                 continue
-            try:
-                limit = int((folder / names[0]).read_text(encoding="ascii"))
-                used = int((folder / names[1]).read_text(encoding="ascii"))
-            except (OSError, ValueError):  # no such file, or `max`
-                continue
-            yield max(0, limit - used + _file_cache(folder / "memory.stat"))
+            for name in limits:
+                try:
+                    limit = int((folder / name).read_text(encoding="ascii"))
+                    used = int((folder / usage).read_text(encoding="ascii"))
+                except (OSError, ValueError):  # no such file, or `max`
+                    continue
+                yield limit, used - _file_cache(folder / "memory.stat")
 
 
 def _file_cache(stat: Path) -> int:

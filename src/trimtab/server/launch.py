@@ -9,12 +9,14 @@ from __future__ import annotations
 
 import gc
 import os
+import resource
 import socket
 import threading
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from trimtab.errors import UsageError
+from trimtab.server.notify import notify
 from trimtab.server.served import Loading, Served
 from trimtab.server.settings import ServeSettings
 
@@ -23,6 +25,7 @@ if TYPE_CHECKING:
 
 _LISTEN_BACKLOG = 128
 _JOIN_S = 5.0
+_OTHER_FILES = 256
 
 
 def serve(
@@ -51,6 +54,7 @@ def serve(
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     listeners = listen(settings.host, settings.port)
     operations = _guarded(settings, listeners)
+    _allow_files(settings.max_connections)
     loading = Loading()
     loader = threading.Thread(target=_load, args=(loading, load, settings), name="load", daemon=True)
     if settings.memory_bytes is None:
@@ -159,6 +163,15 @@ def _guarded(settings: ServeSettings, listeners: list[socket.socket]) -> Operati
     return operations
 
 
+def _allow_files(connections: int) -> None:
+    """As many open files as the connections need, where the system lets us."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = connections + _OTHER_FILES
+    most = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
+    if soft != resource.RLIM_INFINITY and soft < most:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))
+
+
 def _checked_extras(settings: ServeSettings) -> None:
     """What is wrong with a certificate or with traces is known before a model is loaded."""
     if settings.tls_cert or settings.tls_key or settings.tls_client_ca:
@@ -188,4 +201,5 @@ def _settled(served: Served, announce: Callable[[Served, str], None], address: s
     """Start-up is over: what exists now stays, so the collector need never look at it again."""
     gc.freeze()
     gc.enable()
+    notify("READY=1")
     announce(served, address)

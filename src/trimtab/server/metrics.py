@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from starlette.responses import Response
 
-from trimtab.engine.budget import resident_bytes
+from trimtab.engine.budget import group_limit, resident_bytes
 from trimtab.engine.stats import Histogram
 from trimtab.server.outcome import outcome_of
 from trimtab.server.prometheus import CONTENT_TYPE, Page
@@ -157,6 +157,9 @@ def _budget(own: Page, served: Served) -> None:
     if plan is not None:
         budget = plan.promised_bytes or plan.total_bytes
         own.gauge("memory_budget_bytes", "What the process may take: --memory, or the plan.", budget)
+    limit = group_limit()
+    if limit is not None:
+        own.gauge("memory_limit_bytes", "What its control group, a container's, may take.", limit)
     own.gauge("memory_resident_bytes", "What the process takes.", resident_bytes())
 
 

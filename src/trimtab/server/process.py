@@ -13,6 +13,7 @@ from uvicorn.config import Config
 from uvicorn.server import Server
 
 from trimtab.server.connections import Connection, ConnectionLimits
+from trimtab.server.notify import notify
 
 if TYPE_CHECKING:
     from fastapi import FastAPI
@@ -55,6 +56,7 @@ class DrainingServer(Server):
         self.ended_by = sig
         self._lifecycle.draining = True
         self._deadline = time.monotonic() + self._drain_seconds
+        notify("STOPPING=1")
         self.tell()
 
     async def on_tick(self, counter: int) -> bool:
