@@ -13,6 +13,7 @@ from fastapi.responses import JSONResponse, Response
 
 import trimtab
 from trimtab.server import assets, chat, completions, console_api, endpoints, errors, health, metrics
+from trimtab.server.call import call_of
 from trimtab.server.gate import Gate
 from trimtab.server.limits import BodyLimit
 from trimtab.server.operations import Operations
@@ -54,14 +55,17 @@ def create_app(
         return await completions.create(request, body, await loading.served())
 
     @app.get("/v1/models", response_model=None, summary="The models served here")
-    async def list_models() -> Response:
-        models: ModelList = {"object": "list", "data": [_card(await loading.served())]}
+    async def list_models(request: Request) -> Response:
+        served = await loading.served()
+        shown = [_card(served)] if call_of(request).may_use(served) else []
+        models: ModelList = {"object": "list", "data": shown}
         return JSONResponse(models)
 
     @app.get("/v1/models/{name:path}", response_model=None, summary="One model")
-    async def retrieve_model(name: str) -> Response:
+    async def retrieve_model(name: str, request: Request) -> Response:
         served = await loading.served()
         served.check_name(name)
+        call_of(request).check_model(served)
         return JSONResponse(_card(served))
 
     health.add_routes(app, loading, operations.lifecycle)

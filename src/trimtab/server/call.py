@@ -95,10 +95,14 @@ class Call:
             self._reserved += tokens
         self.prompt_tokens += prompt_tokens
 
+    def may_use(self, served: Served) -> bool:
+        """Whether the model is the tenant's, under any of its names."""
+        allowed = self.tenant.limits.models
+        return not allowed or bool({served.name, *served.aliases} & set(allowed))
+
     def check_model(self, served: Served) -> None:
         """Refuse a model that the tenant may not use."""
-        allowed = self.tenant.limits.models
-        if allowed and not {served.name, *served.aliases} & set(allowed):
+        if not self.may_use(served):
             raise ApiError(
                 403, f"Key `{self.tenant.name}` does not have access to model `{served.name}`.",
                 code="model_not_found",

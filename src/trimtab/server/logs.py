@@ -34,6 +34,9 @@ def configure(settings: ServeSettings) -> None:
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(settings.log_level.upper())
+    if settings.log_level != "debug":
+        # Whoever connects decides what uvicorn warns of; what it gets wrong itself is an error.
+        logging.getLogger("uvicorn").setLevel(logging.ERROR)
 
 
 class TextLines(logging.Formatter):

@@ -58,7 +58,7 @@ class Page:
         """
         samples: list[tuple[str, Labels, float]] = []
         samples += [("_bucket", {"le": number(bound)}, below) for bound, below in buckets]
-        self._metric(name, help_text, "histogram", [*samples, ("_sum", {}, total), ("_count", {}, count)])
+        self._metric(name, help_text, "histogram", [*samples, ("_count", {}, count), ("_sum", {}, total)])
 
     def text(self) -> str:
         """The whole."""

@@ -12,10 +12,11 @@ const BOTTOM = 20;
 /**
  * A chart as an element with `draw(rows, now, span)`.
  *
- * series: {name, label, value(row) → number or null, stacked, step, dashed}; the colour comes from the class
- * `series-NAME`. `format` writes a value, `summary(rows)` the sentence below. `most(rows)` can set the top.
+ * series: {name, label, value(row) → number or null, stacked, step, dashed, optional}; the colour comes from the class
+ * `series-NAME`. `format` writes a value, `summary(rows)` the sentence below. `most(rows)` can set the top; `binary` is for
+ * bytes.
  */
-export function timeChart({ title, unit, series, format, summary, most = null, height = 150 }) {
+export function timeChart({ title, unit, series, format, summary, most = null, binary = false, height = 150 }) {
   const name = fresh("chart");
   const svg = s("svg", { class: "plot", height, "aria-hidden": "true", focusable: "false" });
   const readout = h("div", { class: "readout" });
@@ -61,7 +62,7 @@ export function timeChart({ title, unit, series, format, summary, most = null, h
         highest = Math.max(highest, one.stacked ? sum : value);
       }
     }
-    return ticks(highest, height > 120 ? 3 : 2);
+    return ticks(highest, height > 120 ? 3 : 2, binary);
   }
 
   function grid(top, y, width) {
@@ -143,6 +144,7 @@ export function timeChart({ title, unit, series, format, summary, most = null, h
     const moment = chosen === null || !row ? null : h("span", { class: "moment" }, clock(row[0]));
     const values = series.map((one) => {
       const value = row ? one.value(row) : null;
+      if (one.optional && value === null) return null;
       return h("span", { class: `value series-${one.name}${one.dashed ? " dashed" : ""}` }, h("i"), one.label, " ", h("b", {}, value === null || value === undefined ? "–" : format(value)));
     });
     put(readout, moment, values);

@@ -9,6 +9,7 @@ export const count = (value) => (value === null || value === undefined ? "–" :
 export function short(value) {
   if (value === null || value === undefined || Number.isNaN(value)) return "–";
   const size = Math.abs(value);
+  if (size >= 1e12) return `${three(value / 1e12)}T`;
   if (size >= 1e9) return `${three(value / 1e9)}G`;
   if (size >= 1e6) return `${three(value / 1e6)}M`;
   if (size >= 1e4) return `${three(value / 1e3)}k`;
@@ -24,6 +25,7 @@ function three(value) {
 /** A duration given in seconds: 640 µs, 84 ms, 2.31 s, 3 min 20 s. */
 export function duration(seconds) {
   if (seconds === null || seconds === undefined || Number.isNaN(seconds)) return "–";
+  if (seconds === 0) return "0 s";
   if (seconds < 0.001) return `${Math.round(seconds * 1e6)} µs`;
   if (seconds < 0.01) return `${(seconds * 1e3).toFixed(2)} ms`;
   if (seconds < 0.1) return `${(seconds * 1e3).toFixed(1)} ms`;
@@ -36,6 +38,9 @@ export function duration(seconds) {
 }
 
 export const milliseconds = (value) => duration(value === null || value === undefined ? null : value / 1000);
+
+/** A number with an SI prefix and its unit: 21.9 GB/s, 946 Gop/s. */
+export const si = (value, unit) => short(value).replace(/([kMGT]?)$/, ` $1${unit}`);
 
 /** Bytes in binary units: 412 MiB. */
 export function bytes(value) {
@@ -53,6 +58,7 @@ export function bytes(value) {
 export function percent(share) {
   if (share === null || share === undefined || Number.isNaN(share)) return "–";
   const value = share * 100;
+  if (value === 0) return "0 %";
   return `${value !== 0 && value < 1 ? value.toFixed(1) : value.toFixed(value < 10 ? 1 : 0)} %`;
 }
 
@@ -69,9 +75,13 @@ export function ago(moment, now = Date.now()) {
   return new Date(moment).toLocaleDateString("en-GB");
 }
 
-/** Steps of 1, 2 or 5 that divide 0 to `most` into about `wanted` parts. */
-export function ticks(most, wanted = 4) {
+/** Steps of 1, 2 or 5 that divide 0 to `most` into about `wanted` parts; of bytes, in whole units of 1024. */
+export function ticks(most, wanted = 4, binary = false) {
   if (!(most > 0)) return [0, 1];
+  if (binary) {
+    const unit = 1024 ** Math.floor(Math.log2(Math.max(1, most / wanted)) / 10);
+    return ticks(most / unit, wanted).map((value) => value * unit);
+  }
   const rough = most / wanted;
   const power = 10 ** Math.floor(Math.log10(rough));
   const step = [1, 2, 5, 10].map((one) => one * power).find((one) => one >= rough * 0.999);

@@ -107,7 +107,7 @@ function makeCharts() {
     timeChart({
       title,
       unit: "ms, last minute",
-      format: (value) => milliseconds(value).replace(" ms", ""),
+      format: (value) => (value === 0 ? "0" : milliseconds(value).replace(" ms", "")),
       series: lines([`${stem}_p50`, "p50"], [`${stem}_p90`, "p90"], [`${stem}_p99`, "p99"]),
       summary: (rows) => {
         const row = rows.findLast((one) => at(`${stem}_p50`)(one) !== null);
@@ -138,7 +138,7 @@ function makeCharts() {
     timeChart({
       title: "KV pages",
       unit: "of 16 tokens",
-      format: (value) => (Number.isInteger(value) ? rate(value) : ""),
+      format: whole,
       most: () => 8,
       series: lines(["pages_held", "in use", { stacked: true }], ["pages_idle", "kept for sharing", { stacked: true }]),
       summary: (rows) => {
@@ -150,10 +150,11 @@ function makeCharts() {
       title: "Process memory",
       unit: "",
       format: bytes,
+      binary: true,
       most: () => feed.hello.promised ?? 0,
       series: [
         { name: "resident", label: "resident", value: at("resident") },
-        { name: "promised", label: "promised", dashed: true, value: () => feed.hello.promised },
+        { name: "promised", label: "promised", dashed: true, optional: true, value: () => feed.hello.promised },
       ],
       summary: (rows) => {
         const { promised } = feed.hello;

@@ -4,7 +4,7 @@ import { json } from "./api.js";
 import { divide } from "./budget.js";
 import { h, put, say } from "./dom.js";
 import { feed, follow } from "./feed.js";
-import { bytes, count, percent, short } from "./format.js";
+import { bytes, count, percent, short, si } from "./format.js";
 import { operating, rooflinePlot } from "./roofline.js";
 
 const TRAIL = 60;
@@ -141,7 +141,7 @@ function listed({ processor, kernels, model, memory, work, limits }) {
       ["Memory of the machine", bytes(processor.memory_bytes)],
       ["System", processor.system],
       ["Kernels", [h("b", {}, kernels.set || "torch"), kernels.available.length > 1 && ` of ${kernels.available.join(", ")}`]],
-      ["Features it uses", h("span", { class: "words" }, processor.features.map((name) => h("code", {}, name)))],
+      ["Features found", h("span", { class: "words" }, processor.features.map((name) => h("code", {}, name)))],
     ]),
     list("Model", [
       ["Name", model.name],
@@ -154,11 +154,11 @@ function listed({ processor, kernels, model, memory, work, limits }) {
     ]),
     list("Work", [
       ["A step reads", `${bytes(work.step_bytes)} of weights`],
-      ["A page of 16 tokens", bytes(work.page_bytes)],
-      ["A token computes", work.row_ops && `${short(work.row_ops + work.wanted_ops)} operations`],
+      ["A page of 16 tokens", work.page_bytes && bytes(work.page_bytes)],
+      ["A token computes", work.row_ops && si(work.row_ops + work.wanted_ops, "operations")],
       ["Most memory so far", bytes(memory.highest)],
       ["The machine has free", bytes(memory.available)],
-      ["Reads memory at", limits && `${short(limits.read_bytes_per_s)}B/s (best ${short(limits.best_read_bytes_per_s)}B/s)`],
+      ["Reads memory at", limits && `${si(limits.read_bytes_per_s, "B/s")} (best ${si(limits.best_read_bytes_per_s, "B/s")})`],
       ["One sequence at most", limits && work.step_bytes && `${short(limits.read_bytes_per_s / work.step_bytes)} tok/s without drafts`],
     ]),
   ];

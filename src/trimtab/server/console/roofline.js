@@ -1,7 +1,7 @@
 // What this machine can do at most, and where it is now: operations a second over operations a byte, both logarithmic.
 
 import { h, put, s, say } from "./dom.js";
-import { percent, short } from "./format.js";
+import { percent, short, si } from "./format.js";
 
 const LEFT = 54;
 const RIGHT = 16;
@@ -46,7 +46,7 @@ export function rooflinePlot() {
 
 function scales(limits, work, width) {
   const ridge = limits.int8_ops_per_s / limits.read_bytes_per_s;
-  const least = Math.floor(Math.log2(Math.max(0.25, perByte(work, 1) / 2)));
+  const least = Math.floor(Math.log2(Math.max(0.25, Math.min(ridge / 4, perByte(work, 1) / 2))));
   const most = Math.ceil(Math.log2(Math.max(perByte(work, 512), ridge * 4)));
   const high = Math.ceil(Math.log10(limits.int8_ops_per_s * 1.3) * 2) / 2;
   const low = Math.floor(Math.log10(roof(limits, 2 ** least)) * 2 - 1) / 2;
@@ -59,7 +59,7 @@ function scales(limits, work, width) {
 }
 
 /** Operations a byte of a decode step with so many sequences, each short. */
-const perByte = (work, batch) => (batch * (work.row_ops + work.wanted_ops)) / work.step_bytes;
+const perByte = (work, batch) => (work.row_ops ? (batch * (work.row_ops + work.wanted_ops)) / work.step_bytes : batch);
 
 function grid({ least, most, low, high, x, y, right }) {
   const parts = [];
@@ -72,7 +72,7 @@ function grid({ least, most, low, high, x, y, right }) {
   for (let power = Math.ceil(low); power <= high; power += 1) {
     const at = Math.round(y(10 ** power)) + 0.5;
     parts.push(s("line", { class: "grid", x1: LEFT, x2: right, y1: at, y2: at }));
-    parts.push(s("text", { class: "tick", x: LEFT - 7, y: at + 3.5, "text-anchor": "end" }, short(10 ** power).replace(".0", "").replace(".00", "")));
+    parts.push(s("text", { class: "tick", x: LEFT - 7, y: at + 3.5, "text-anchor": "end" }, `${10 ** (power % 3)}${["", "k", "M", "G", "T", "P"][Math.floor(power / 3)]}`));
   }
   parts.push(s("line", { class: "axis", x1: LEFT, x2: right, y1: HIGH - BOTTOM + 0.5, y2: HIGH - BOTTOM + 0.5 }));
   parts.push(s("text", { class: "tick name", x: right, y: HIGH - 4, "text-anchor": "end" }, "operations for each byte read →"));
@@ -94,18 +94,19 @@ function roofs(limits, axes) {
   return [
     line(limits.read_bytes_per_s, limits.float_ops_per_s, "float"),
     line(limits.read_bytes_per_s, limits.int8_ops_per_s, "int8"),
-    flat(limits.int8_ops_per_s, "int8", `int8 ${short(limits.int8_ops_per_s)}op/s`),
-    flat(limits.float_ops_per_s, "float", `${limits.float_kind.includes("bf16") ? "bf16" : "float"} ${short(limits.float_ops_per_s)}op/s`),
+    flat(limits.int8_ops_per_s, "int8", `int8 ${si(limits.int8_ops_per_s, "op/s")}`),
+    flat(limits.float_ops_per_s, "float", `${limits.float_kind.includes("bf16") ? "bf16" : "float"} ${si(limits.float_ops_per_s, "op/s")}`),
     s(
       "text",
       { class: "roof-label", transform: `translate(${x(mid)} ${y(limits.read_bytes_per_s * mid) - 7}) rotate(${degrees})` },
-      `memory ${short(limits.read_bytes_per_s)}B/s`,
+      `memory ${si(limits.read_bytes_per_s, "B/s")}`,
     ),
   ];
 }
 
 /** Where decoding with so many sequences could be at most. */
-function batches(limits, work, { x, y }) {
+function batches(limits, work, { x, y, right }) {
+  if (!work.row_ops) return null; // a model whose shape is not known
   return BATCHES.map((batch) => {
     const intensity = perByte(work, batch);
     const at = x(intensity);
@@ -113,7 +114,7 @@ function batches(limits, work, { x, y }) {
     return [
       s("line", { class: "batch", x1: at, x2: at, y1: top, y2: HIGH - BOTTOM }),
       s("circle", { class: "batch", cx: at, cy: top, r: 3.5 }),
-      s("text", { class: "tick batch", x: at + 4, y: HIGH - BOTTOM - 6 }, batch === 1 ? "1 sequence" : batch),
+      s("text", { class: "tick batch", x: at + 4, y: HIGH - BOTTOM - 6 }, batch === 1 && right > 600 ? "1 sequence" : batch),
     ];
   });
 }
@@ -135,5 +136,5 @@ function sentence(limits, points) {
   if (!now) return `Nothing runs now. ${machine}`;
   const share = now.ops / roof(limits, now.intensity);
   const bound = now.intensity < ridge ? "memory" : "arithmetic";
-  return `Now: ${short(now.decode)} tok/s in ${short(now.steps)} steps a second read ${short(now.bytes)}B/s and compute ${short(now.ops)}op/s, ${short(now.intensity)} operations a byte: ${percent(share)} of what ${bound} allows here. ${machine}`;
+  return `Now: ${short(now.decode)} tok/s in ${short(now.steps)} steps a second read ${si(now.bytes, "B/s")} and compute ${si(now.ops, "op/s")}, ${short(now.intensity)} operations a byte: ${percent(share)} of what ${bound} allows here. ${machine}`;
 }

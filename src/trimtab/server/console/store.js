@@ -3,8 +3,8 @@
 const LIST = "trimtab.chats";
 const ONE = (id) => `trimtab.chat.${id}`;
 
-/** What the server samples with when a field is left empty is the server's own choice; these two are ours. */
-export const SETTINGS = { temperature: 0.7, max_tokens: 1024 };
+/** What a field that is left empty means is the server's choice; this one is ours. */
+export const SETTINGS = { temperature: 0.7 };
 
 /** Where storage is forbidden or full, conversations live as long as the page. */
 class Store {
