@@ -61,13 +61,16 @@ def trimtab_on_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def server_address(trimtab_on_path: Path, default_model: Path) -> Iterator[str]:
+def server_address(
+    trimtab_on_path: Path, default_model: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[str]:
     """host:port of a `trimtab serve smollm2` that lives as long as the test session."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         address = f"127.0.0.1:{free.getsockname()[1]}"
     host, port = address.split(":")
     command = [str(trimtab_on_path / "trimtab"), "serve", "smollm2", "--host", host, "--port", port]
+    command += ["--state-dir", str(tmp_path_factory.mktemp("state"))]
     with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
         for _ in range(300):
             try:
