@@ -270,9 +270,7 @@ def _changes(
     for name, names in (("models", models), ("adapters", adapters)):
         if names:
             given[name] = () if "*" in names else tuple(names)
-    for name, value in (("weight", weight), ("admin", admin)):
-        if value is not None:
-            given[name] = value
+    given |= {name: value for name, value in (("weight", weight), ("admin", admin)) if value is not None}
     return given
 
 

@@ -248,6 +248,7 @@ def _groups(root: Path) -> Iterator[tuple[int, int]]:
         return
     for line in lines:
         _, controllers, path = [*line.split(":", 2), "", ""][:3]
+        limits: tuple[str, ...]
         if controllers == "":
             # Above `high` the kernel slows the group down until nothing goes on: for us that is a limit too.
             limits, usage, top = ("memory.max", "memory.high"), "memory.current", root / "sys/fs/cgroup"

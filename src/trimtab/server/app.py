@@ -33,7 +33,7 @@ def create_app(
     loading : the model, there or on its way; `Loading.done(served)` for one that is there
     operations : keys, limits and whoever listens; by default as the settings say
     """
-    settings = settings or ServeSettings()
+    settings = settings or ServeSettings.model_validate({})
     # The interactive pages load scripts from elsewhere, which a machine without a network cannot.
     app = FastAPI(title="trimtab", version=trimtab.__version__, docs_url=None, redoc_url=None)
     app.add_middleware(

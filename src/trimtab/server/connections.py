@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -42,9 +43,9 @@ class Connection(H11Protocol):
         super().__init__(*arguments, **named)
         self.limits: ConnectionLimits = self.config.limits  # type: ignore[attr-defined]
         self._heard = False
-        self._head_timer: asyncio.TimerHandle | None = None
-        self._body_timer: asyncio.TimerHandle | None = None
-        self._stall_timer: asyncio.TimerHandle | None = None
+        self._head = _Timer(self.loop, self._head_too_slow)
+        self._body = _Timer(self.loop, self._body_too_slow)
+        self._stall = _Timer(self.loop, lambda: self.transport.abort())
         self._body_began = 0.0
         self._body_bytes = 0
 
@@ -60,7 +61,7 @@ class Connection(H11Protocol):
                 return
             oldest.leave()
         limits.idle[self] = None
-        self._head_timer = self.loop.call_later(limits.header_seconds, self._head_too_slow)
+        self._head.start(limits.header_seconds)
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._forget()
@@ -69,8 +70,8 @@ class Connection(H11Protocol):
     def data_received(self, data: bytes) -> None:
         self._heard = True
         self._body_bytes += len(data)
-        if self._head_timer is None and self._body_timer is None and (self.cycle is None or self._answered):
-            self._head_timer = self.loop.call_later(self.limits.header_seconds, self._head_too_slow)
+        if not self._body.running and (self.cycle is None or self._answered):
+            self._head.start(self.limits.header_seconds)
         super().data_received(data)
 
     def handle_events(self) -> None:
@@ -78,14 +79,14 @@ class Connection(H11Protocol):
         super().handle_events()
         cycle = self.cycle
         if cycle is not before:
-            self._head_timer = _stopped(self._head_timer)
+            self._head.stop()
             self.limits.idle.pop(self, None)
             self._body_began, self._body_bytes = self.loop.time(), 0
         if cycle is not None and cycle.more_body:
-            if self._body_timer is None and not self.transport.is_closing():
-                self._body_timer = self.loop.call_later(self.limits.body_seconds, self._body_too_slow)
+            if not self.transport.is_closing():
+                self._body.start(self.limits.body_seconds)
         else:
-            self._body_timer = _stopped(self._body_timer)
+            self._body.stop()
 
     def on_response_complete(self) -> None:
         before = self.cycle
@@ -95,11 +96,10 @@ class Connection(H11Protocol):
 
     def pause_writing(self) -> None:
         super().pause_writing()
-        if self._stall_timer is None:
-            self._stall_timer = self.loop.call_later(self.limits.stall_seconds, self.transport.abort)
+        self._stall.start(self.limits.stall_seconds)
 
     def resume_writing(self) -> None:
-        self._stall_timer = _stopped(self._stall_timer)
+        self._stall.stop()
         super().resume_writing()
 
     def send_400_response(self, msg: str) -> None:
@@ -117,21 +117,17 @@ class Connection(H11Protocol):
         return bool(self.cycle.response_complete)
 
     def _head_too_slow(self) -> None:
-        self._head_timer = None
         if self._heard:
             self._refuse(408, f"no request came within {self.limits.header_seconds:g} s")
         else:
             self.leave()
 
     def _body_too_slow(self) -> None:
-        self._body_timer = None
         allowed = self.limits.body_seconds + self._body_bytes / BODY_BYTES_PER_S
         left = self._body_began + allowed - self.loop.time()
         # A client that may not send, because nobody reads, is not slow.
         if left > 0 or self.flow.read_paused:
-            self._body_timer = self.loop.call_later(
-                left if left > 0 else self.limits.body_seconds, self._body_too_slow
-            )
+            self._body.start(left if left > 0 else self.limits.body_seconds)
         elif self.cycle.response_started:
             self.leave()
         else:
@@ -160,11 +156,34 @@ class Connection(H11Protocol):
 
     def _forget(self) -> None:
         self.limits.idle.pop(self, None)
-        self._head_timer = _stopped(self._head_timer)
-        self._body_timer = _stopped(self._body_timer)
-        self._stall_timer = _stopped(self._stall_timer)
+        self._head.stop()
+        self._body.stop()
+        self._stall.stop()
 
 
-def _stopped(timer: asyncio.TimerHandle | None) -> None:
-    if timer is not None:
-        timer.cancel()
+class _Timer:
+    """Calls something once, unless it is stopped before; started again it goes on as it was."""
+
+    __slots__ = ("_call", "_handle", "_loop")
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, call: Callable[[], None]) -> None:
+        self._loop = loop
+        self._call = call
+        self._handle: asyncio.TimerHandle | None = None
+
+    @property
+    def running(self) -> bool:
+        return self._handle is not None
+
+    def start(self, seconds: float) -> None:
+        if self._handle is None:
+            self._handle = self._loop.call_later(seconds, self._fire)
+
+    def stop(self) -> None:
+        if self._handle is not None:
+            self._handle.cancel()
+            self._handle = None
+
+    def _fire(self) -> None:
+        self._handle = None
+        self._call()
