@@ -23,11 +23,18 @@ class Library(TemplateLM):
     def __init__(self, llm: LLM) -> None:
         super().__init__()
         self.llm = llm
-        self.ends = llm.encode(llm.tokenizer.special_names["eos_token"])
+        names = llm.tokenizer.special_names
+        self.end = self.tok_encode(names["eos_token"])[0]
+        # What the harness puts before a text that follows nothing.
+        self.prefix = self.tok_encode(names.get("bos_token", names["eos_token"]))[0]
 
     @property
     def eot_token_id(self) -> int:
-        return self.ends[0]
+        return self.end
+
+    @property
+    def prefix_token_id(self) -> int:
+        return self.prefix
 
     def tok_encode(self, string: str, add_special_tokens: bool | None = None, **_: Any) -> list[int]:
         return list(self.llm.tokenizer.encode(string, add_special=False))

@@ -127,11 +127,11 @@ def test_values_that_ask_for_what_is_done_anyway(client: openai.OpenAI) -> None:
 
 
 def test_an_empty_prompt_begins_with_the_end_token_for_want_of_another(server: Any) -> None:
-    answer = httpx.post(
-        f"{server.url}/v1/completions", json={"prompt": "", "echo": True, "max_tokens": 0}, timeout=30
-    ).json()
-    assert answer["choices"][0]["text"] == "<end>"
-    assert answer["usage"]["prompt_tokens"] == 1
+    for prompt in ({"prompt": ""}, {"prompt": None}, {}):
+        body = {**prompt, "echo": True, "max_tokens": 0}
+        answer = httpx.post(f"{server.url}/v1/completions", json=body, timeout=30).json()
+        assert answer["choices"][0]["text"] == "<end>"
+        assert answer["usage"]["prompt_tokens"] == 1
 
 
 class GapTokenizer(ByteTokenizer):

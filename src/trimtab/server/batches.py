@@ -116,7 +116,9 @@ class BatchList(TypedDict):
 
 async def create(request: Request, body: BatchRequest, served: Served) -> Response:
     """Take a batch on; its lines are read later."""
-    state, owner = state_of(request), call_of(request).tenant.name
+    state, call = state_of(request), call_of(request)
+    call.check_model(served)
+    owner = call.tenant.name
     batch_id, now = f"batch_{secrets.token_hex(16)}", int(time.time())
     metadata = None if body.metadata is None else json.dumps(body.metadata)
     kept_s = None if body.output_expires_after is None else body.output_expires_after.seconds

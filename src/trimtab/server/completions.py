@@ -93,7 +93,7 @@ def _candidates(body: CompletionRequest) -> int:
 
 async def _prompts(body: CompletionRequest, served: Served) -> list[list[int]]:
     """The prompts as tokens; an empty one becomes the model's own first token."""
-    given: Any = body.prompt
+    given: Any = "" if body.prompt is None else body.prompt
     if isinstance(given, str) or (given and isinstance(given[0], int)):
         given = [given]
     if not given:

@@ -130,7 +130,10 @@ class ChatRequest(GenerationRequest):
 
 
 class CompletionRequest(GenerationRequest):
-    prompt: str | list[str] | list[TokenId] | list[list[TokenId]]
+    prompt: Annotated[
+        str | list[str] | list[TokenId] | list[list[TokenId]] | None,
+        Field(description="without one, a text is begun"),
+    ] = None
     echo: bool | None = None
     logprobs: Annotated[int | None, Field(ge=0, le=MAX_LOGPROBS)] = None
     best_of: Annotated[

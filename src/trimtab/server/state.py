@@ -18,6 +18,10 @@ if TYPE_CHECKING:
     from trimtab.server.store import Store
 
 
+RESUME_AFTER_S = 1.0
+"""After the model is there, until batches of an earlier process go on."""
+
+
 def default_folder() -> Path:
     """The user's own folder for what programs keep."""
     from platformdirs import user_state_path
@@ -93,7 +97,10 @@ class State:
 
     def _resume(self) -> None:
         if self.store.exists:
-            self.runner.wake()
+            # Whoever waits for the model to be there comes first.
+            timer = threading.Timer(RESUME_AFTER_S, lambda: self.runner.wake())
+            timer.daemon = True
+            timer.start()
 
 
 def state_of(request: Request) -> State:
