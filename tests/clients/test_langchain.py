@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import httpx
 import numpy as np
 import pytest
 
@@ -17,8 +19,13 @@ TEXTS = ["The capital of France is Paris.", "Bees make honey. " * 30, "x"]
 
 
 @pytest.fixture
-def settings(served: Any) -> dict[str, Any]:
-    return {"model": "smollm2", "base_url": f"{served.url}/v1", "api_key": "none", "max_retries": 0}
+def settings(served: Any) -> Iterator[dict[str, Any]]:
+    """With a connection of our own: its own ones live as long as the process."""
+    with httpx.Client() as http:
+        yield {
+            "model": "smollm2", "base_url": f"{served.url}/v1", "api_key": "none", "max_retries": 0,
+            "http_client": http,
+        }  # fmt: skip
 
 
 @pytest.fixture
@@ -37,7 +44,7 @@ def test_chat_says_what_the_library_says(chat: Any, default_model: Path) -> None
         assert llm.chat(messages, SamplingParams(temperature=0, max_tokens=24)).text == answer.content
 
 
-def test_streams_batches_and_coroutines(chat: Any) -> None:
+def test_streams_batches_and_coroutines(settings: dict[str, Any], chat: Any) -> None:
     whole = chat.invoke(QUESTION).content
     chunks = list(chat.stream(QUESTION, stream_usage=True))
     assert "".join(chunk.content for chunk in chunks) == whole
@@ -45,8 +52,11 @@ def test_streams_batches_and_coroutines(chat: Any) -> None:
     assert [answer.content for answer in chat.batch([QUESTION] * 3)] == [whole] * 3
 
     async def both() -> tuple[str, str]:
-        streamed = "".join([chunk.content async for chunk in chat.astream(QUESTION)])
-        return (await chat.ainvoke(QUESTION)).content, streamed
+        async with httpx.AsyncClient() as http:
+            more = {"http_async_client": http, "temperature": 0, "max_tokens": 24}
+            model = langchain_openai.ChatOpenAI(**settings, **more)
+            streamed = "".join([chunk.content async for chunk in model.astream(QUESTION)])
+            return (await model.ainvoke(QUESTION)).content, streamed
 
     assert asyncio.run(both()) == (whole, whole)
 
@@ -91,7 +101,16 @@ def test_embeddings_of_texts(settings: dict[str, Any], expected: Any) -> None:
     model = langchain_openai.OpenAIEmbeddings(**settings, check_embedding_ctx_length=False)
     np.testing.assert_allclose(model.embed_documents(TEXTS), expected, atol=1e-6)
     np.testing.assert_allclose(model.embed_query(TEXTS[0]), expected[0], atol=1e-6)
-    np.testing.assert_allclose(asyncio.run(model.aembed_query(TEXTS[0])), expected[0], atol=1e-6)
+
+    async def one() -> list[float]:
+        async with httpx.AsyncClient() as http:
+            model = langchain_openai.OpenAIEmbeddings(
+                **settings, http_async_client=http, check_embedding_ctx_length=False
+            )
+            found: list[float] = await model.aembed_query(TEXTS[0])
+            return found
+
+    np.testing.assert_allclose(asyncio.run(one()), expected[0], atol=1e-6)
 
 
 def test_embeddings_of_tokens(
