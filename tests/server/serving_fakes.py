@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import argparse
 import codecs
+import json
 import sys
 import tempfile
 import time
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
 
@@ -18,6 +20,7 @@ import numpy as np
 
 from trimtab.engine.batch import Batch, StepResult
 from trimtab.engine.engine import Engine, EngineSettings
+from trimtab.engine.sampling import allowed_tokens
 from trimtab.errors import BadFile, UsageError
 from trimtab.server.inspector import Inspector
 from trimtab.server.launch import serve
@@ -39,7 +42,10 @@ def hidden_states(tokens: Any) -> Any:
 
 
 class SpellingRunner:
-    """The token of position p is letter p of the sentence; an odd seed shouts, a bias of 100 wins."""
+    """The token of position p is letter p of the sentence; an odd seed shouts, a bias of 100 wins.
+
+    Where a mask forbids that, it is one of those allowed, in turn.
+    """
 
     config: Any = SimpleNamespace(vocab_size=VOCAB, context=CONTEXT, hidden=WIDTH)
     num_pages = 256
@@ -72,6 +78,13 @@ class SpellingRunner:
         return StepResult(tokens, logprobs, top, top_logprobs, hidden)
 
     def _token(self, position: int, batch: Batch, i: int) -> int:
+        wanted, which = self._wish(position, batch, i), int(batch.sampling[i]["mask"])
+        if not which or batch.mask is None:
+            return wanted
+        allowed = allowed_tokens(batch.mask[which - 1], VOCAB)
+        return wanted if allowed[wanted] else int(np.flatnonzero(allowed)[position % allowed.sum()])
+
+    def _wish(self, position: int, batch: Batch, i: int) -> int:
         sampling = batch.sampling[i]
         if sampling["score"] >= 0:
             return int(sampling["score"])
@@ -99,7 +112,8 @@ class ByteTokenizer:
     vocab_size = VOCAB
     bos_id = None
     eos_ids = frozenset({END})
-    chat_template = "made up"
+    special_ids = frozenset({START, END})
+    chat_template = tool_template = "made up, with a system turn"
     special_names = {"eos_token": "<end>"}  # noqa: RUF012
 
     def encode(self, text: str, *, add_special: bool = True, parse_special: bool = True) -> list[int]:
@@ -163,10 +177,14 @@ def main() -> int:
         if options.fail:
             raise BadFile("broken.gguf", "not a model", 4)
         runner = SpellingRunner(options.step_ms, ord("\x07"), options.text.encode())
-        return make_served(runner, inspector_of(settings), max_running=16, **bounds_of(settings))
+        served = make_served(runner, inspector_of(settings), max_running=16, **bounds_of(settings))
+        return replace(served, max_prompts=settings.max_prompts)
 
     pairs = (pair.split("=", 1) for pair in options.settings)
-    given: dict[str, Any] = {name: int(value) if value.isdigit() else value for name, value in pairs}
+    given: dict[str, Any] = {
+        name: json.loads(value) if value.isdigit() or value.startswith("[") else value
+        for name, value in pairs
+    }
     with tempfile.TemporaryDirectory() as folder:  # never the state of whoever runs the tests
         settings = ServeSettings(**({"port": 0, "state_dir": folder} | given))
         return serve(settings, load, lambda served, url: print(url, flush=True))

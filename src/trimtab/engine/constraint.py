@@ -43,7 +43,8 @@ def checked(matcher: Any) -> None:
 
 
 def _short(message: str) -> str:
-    message = message.partition("\n<state>")[0].replace("<non-verbose/>", "").strip()
+    message = " ".join(message.partition("\n<state>")[0].replace("<non-verbose/>", "").split())
+    message = message.replace("Unimplemented keys:", "no support for")
     return message if len(message) <= 300 else message[:297] + "..."
 
 

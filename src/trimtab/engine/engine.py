@@ -238,6 +238,10 @@ class Engine:
         """
         self._grammars().compile(grammar)
 
+    def prepared(self, grammar: Grammar) -> bool:
+        """Whether a grammar is compiled already."""
+        return self._grammars().knows(grammar)
+
     @contextmanager
     def hold(self) -> Iterator[None]:
         """Start no step while several requests are submitted, so that they run together from the first."""

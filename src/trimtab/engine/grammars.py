@@ -12,7 +12,7 @@ import threading
 from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, cast
 
 from trimtab.engine.constraint import Constraint, checked, library_panics
 from trimtab.engine.grammar import Grammar
@@ -28,7 +28,7 @@ _KEPT = 16
 _LONGEST_LANDING = 512
 
 # Far above what real schemas need; the library's own defaults let one grammar take seconds a token.
-_LIMITS = {
+_LIMITS: dict[str, Any] = {
     "max_items_in_row": 1_000,
     "initial_lexer_fuel": 500_000,
     "step_lexer_fuel": 50_000,
@@ -79,7 +79,8 @@ class Grammars:
     def __init__(self, tokenizer: Vocabulary, vocab_size: int) -> None:
         self._tokenizer = tokenizer
         self._vocab_size = vocab_size
-        self._lock = threading.Lock()
+        self._lock = threading.Lock()  # of the cache, held for moments
+        self._compiling = threading.Lock()
         self._library: Any = None
         self._view: Any = None
         self._limits: Any = None
@@ -99,6 +100,10 @@ class Grammars:
             raise RuntimeError("a compiled grammar without a vocabulary")
         return Constraint(compiled.matcher.deep_copy(), closers, compiled.landing, left)
 
+    def knows(self, grammar: Grammar) -> bool:
+        """Whether `start` would have nothing to compile."""
+        return grammar in self._kept
+
     def compile(self, grammar: Grammar) -> Compiled:
         """The compiled grammar, from the cache if it is there; one thread compiles at a time."""
         with self._lock:
@@ -106,11 +111,13 @@ class Grammars:
             if compiled is not None:
                 self._kept.move_to_end(grammar)
                 return compiled
-            compiled = self._compiled(grammar)
+        with self._compiling:
+            compiled = self._kept.get(grammar) or self._compiled(grammar)
+        with self._lock:
             self._kept[grammar] = compiled
             if len(self._kept) > _KEPT:
                 self._kept.popitem(last=False)
-            return compiled
+        return compiled
 
     def _compiled(self, grammar: Grammar) -> Compiled:
         self._load()
@@ -140,7 +147,7 @@ class Grammars:
         words = [self._tokenizer.token_bytes(token) for token in range(self._tokenizer.vocab_size)]
         view = _View(self._tokenizer, words, ends)
         self._limits = llguidance.LLParserLimits(**_LIMITS)
-        self._view = llguidance.LLTokenizer(view, n_vocab=self._vocab_size, eos_token=ends)
+        self._view = llguidance.LLTokenizer(cast(Any, view), n_vocab=self._vocab_size, eos_token=ends)
         self._closers = Closers(words, self._tokenizer.special_ids)
         self._library = llguidance
         view.tokens = []  # it has its own copy by now

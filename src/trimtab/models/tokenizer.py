@@ -96,6 +96,11 @@ class Tokenizer:
         """What the model's files call its special tokens: `bos_token` -> text, `eos_token` -> text."""
         return self._vocabulary.names
 
+    @property
+    def tool_template(self) -> str | None:
+        """The source of the chat template for conversations with functions: its own, or the usual one."""
+        return self._vocabulary.templates.get("tool_use", self.chat_template)
+
     def encode(self, text: str, *, add_special: bool = True, parse_special: bool = True) -> list[int]:
         """Token ids of a text.
 

@@ -23,8 +23,10 @@ from trimtab.server.generation import (
 from trimtab.server.logprobs import chat_logprobs, prompt_logprobs
 from trimtab.server.messages import conversation_tokens
 from trimtab.server.sampling import refuse_unsupported, sampling_params
-from trimtab.server.schemas import ChatChoice, ChatCompletion
+from trimtab.server.schemas import ChatChoice, ChatCompletion, ChatMessage
 from trimtab.server.streaming import DONE, EventStream, Frame, merged
+from trimtab.server.structured import grammar_of
+from trimtab.server.tools import answered, call_deltas, calling_of
 
 if TYPE_CHECKING:
     from fastapi import Request
@@ -32,6 +34,7 @@ if TYPE_CHECKING:
     from trimtab.engine.output import Completion
     from trimtab.server.schemas import ChatRequest
     from trimtab.server.served import Served
+    from trimtab.server.tools import Calling
 
 
 async def create(request: Request, body: ChatRequest, served: Served) -> Response:
@@ -41,9 +44,11 @@ async def create(request: Request, body: ChatRequest, served: Served) -> Respons
     if body.top_logprobs is not None and not body.logprobs:
         raise ApiError.invalid("top_logprobs", "'top_logprobs' goes with 'logprobs': true.")
     asked = body.max_completion_tokens if body.max_completion_tokens is not None else body.max_tokens
+    calling = calling_of(body)
     params = sampling_params(
         body,
         max_tokens=asked,
+        grammar=await grammar_of(body, served, calling),
         logprobs=(body.top_logprobs or 0) if body.logprobs else None,
         prompt_logprobs=body.prompt_logprobs,
     )
@@ -51,14 +56,15 @@ async def create(request: Request, body: ChatRequest, served: Served) -> Respons
         raise ApiError.invalid(
             "max_tokens", "Invalid 'max_tokens': expected a value of at least 1, but got 0."
         )
-    prompt = await conversation_tokens(served, body.messages, body.chat_template_kwargs)
+    tools = None if calling is None else calling.shown
+    prompt = await conversation_tokens(served, body.messages, body.chat_template_kwargs, tools=tools)
 
     answer_id = f"chatcmpl-{secrets.token_hex(12)}"
     submitted = submit(call_of(request), served, [prompt], params, answer_id, body.cache_salt)
     headers = {"x-request-id": answer_id}
     if body.stream:
         fields = {"id": answer_id, "object": "chat.completion.chunk", **origin(served)}
-        events = _events(Frame(fields, wants_usage(body)), submitted, served)
+        events = _events(Frame(fields, wants_usage(body)), submitted, served, calling)
         return await EventStream.opened(request, events, submitted.handles, headers)
     outputs = await finished(request, submitted)
     made = origin(served)
@@ -68,7 +74,9 @@ async def create(request: Request, body: ChatRequest, served: Served) -> Respons
         "created": made["created"],
         "model": made["model"],
         "system_fingerprint": made["system_fingerprint"],
-        "choices": [_choice(i, output, served, bool(body.logprobs)) for i, output in enumerate(outputs)],
+        "choices": [
+            _choice(i, output, served, bool(body.logprobs), calling) for i, output in enumerate(outputs)
+        ],
         "usage": submitted.usage,
     }
     if body.prompt_logprobs is not None:
@@ -77,28 +85,48 @@ async def create(request: Request, body: ChatRequest, served: Served) -> Respons
     return Response(json.dumps(answer), headers=headers, media_type="application/json")
 
 
-def _choice(index: int, output: Completion, served: Served, logprobs: bool) -> ChatChoice:
+def _choice(
+    index: int, output: Completion, served: Served, logprobs: bool, calling: Calling | None
+) -> ChatChoice:
+    message: ChatMessage = {"role": "assistant", "content": output.text, "refusal": None}
+    finish = reason(output)
+    if calling is not None:
+        message["content"], calls = answered(calling, output.text)
+        if calls:
+            message["tool_calls"] = calls
+            finish = "tool_calls" if finish == "stop" else finish
     return {
         "index": index,
-        "message": {"role": "assistant", "content": output.text, "refusal": None},
+        "message": message,
         "logprobs": chat_logprobs(scored(output), served.tokenizer) if logprobs else None,
-        "finish_reason": reason(output),
+        "finish_reason": finish,
     }
 
 
-async def _events(frame: Frame, submitted: Submitted, served: Served) -> AsyncIterator[bytes]:
+async def _events(
+    frame: Frame, submitted: Submitted, served: Served, calling: Calling | None
+) -> AsyncIterator[bytes]:
     begun: set[int] = set()
+    readers = [calling.reader() for _ in submitted.handles] if calling is not None else None
+    content = "null" if calling is not None and calling.required else '""'
     async for index, delta in merged(submitted.handles):
         text = ""
         if index not in begun:
             begun.add(index)
-            text = frame.around(_chunk(index, '{"role":"assistant","content":"","refusal":null}'))
+            text = frame.around(_chunk(index, f'{{"role":"assistant","content":{content},"refusal":null}}'))
         entries = scored(delta)
-        if delta.text or entries:
-            logprobs = json.dumps(chat_logprobs(entries, served.tokenizer)) if entries else "null"
+        finish: str | None = delta.finish_reason
+        logprobs = json.dumps(chat_logprobs(entries, served.tokenizer)) if entries else "null"
+        if readers is not None:
+            for said in call_deltas(readers[index], delta.text, finish is not None):
+                text += frame.around(_chunk(index, said, logprobs))
+                logprobs = "null"
+            if finish == "stop" and readers[index].calls:
+                finish = "tool_calls"
+        elif delta.text or entries:
             text += frame.around(_chunk(index, f'{{"content":{json.dumps(delta.text)}}}', logprobs))
-        if delta.finish_reason is not None:
-            text += frame.around(_chunk(index, "{}", finish=f'"{delta.finish_reason}"'))
+        if finish is not None:
+            text += frame.around(_chunk(index, "{}", finish=f'"{finish}"'))
         if text:
             yield text.encode()
     if frame.usage:

@@ -29,6 +29,7 @@ from trimtab.server.logprobs import completion_logprobs, prompt_logprobs, text_l
 from trimtab.server.sampling import refuse_unsupported, sampling_params
 from trimtab.server.schemas import Completion, CompletionChoice, CompletionLogprobs
 from trimtab.server.streaming import DONE, EventStream, Frame, merged
+from trimtab.server.structured import grammar_of
 
 if TYPE_CHECKING:
     from fastapi import Request
@@ -57,6 +58,7 @@ async def create(request: Request, body: CompletionRequest, served: Served) -> R
         logprobs=0 if body.logprobs is None and choosing else body.logprobs,
         prompt_logprobs=max(scores, default=None),
         choices=candidates,
+        grammar=await grammar_of(body, served),
     )
     prompts = await _prompts(body, served)
 

@@ -6,9 +6,11 @@ Shared by everything that takes a conversation; knows templates and tokens, noth
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from trimtab.server.call_form import shown_by, woven
 from trimtab.server.errors import ApiError
 from trimtab.server.generation import INLINE_CHARACTERS
 
@@ -39,6 +41,10 @@ async def conversation_tokens(
     UsageError : the model has no template, or its template refuses these messages
     """
     rendered = [for_template(message, index) for index, message in enumerate(messages)]
+    if tools or any(message.tool_calls or message.role == "tool" for message in messages):
+        template = served.tokenizer.tool_template
+        if not shown_by(template):
+            rendered, tools = woven(rendered, tools, template), None
     given = dict(variables or {})
     if wrong := _RESERVED & set(given):
         raise ApiError.invalid(
@@ -67,7 +73,31 @@ def for_template(turn: Message, index: int) -> dict[str, Any]:
         "role": "system" if turn.role == "developer" else turn.role,
         "content": content,
     }
-    for name in ("name", "tool_call_id", "tool_calls"):
+    if turn.role == "tool" and turn.tool_call_id is None:
+        place = f"messages[{index}].tool_call_id"
+        raise ApiError.invalid(place, f"Missing required parameter: '{place}'.", "missing_required_parameter")
+    for name in ("name", "tool_call_id"):
         if (value := getattr(turn, name)) is not None:
             made[name] = value
+    if turn.tool_calls is not None:
+        made["tool_calls"] = [
+            _call(call, f"messages[{index}].tool_calls[{i}]") for i, call in enumerate(turn.tool_calls)
+        ]
     return made
+
+
+def _call(call: Mapping[str, Any], here: str) -> dict[str, Any]:
+    """An earlier call; templates want its arguments as an object, where they are one."""
+    function = call.get("function")
+    if not isinstance(function, dict) or not isinstance(function.get("name"), str):
+        place = f"{here}.function"
+        raise ApiError.invalid(place, f"Invalid '{place}': expected an object with 'name' and 'arguments'.")
+    arguments = function.get("arguments")
+    if not isinstance(arguments, str):
+        place = f"{here}.function.arguments"
+        raise ApiError.invalid(place, f"Invalid type for '{place}': expected a string.", "invalid_type")
+    try:
+        parsed = json.loads(arguments)
+    except (ValueError, RecursionError):
+        parsed = None
+    return {**call, "function": {**function, "arguments": parsed if isinstance(parsed, dict) else arguments}}

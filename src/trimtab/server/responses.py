@@ -39,6 +39,8 @@ from trimtab.server.sampling import refuse_unsupported, sampling_params
 from trimtab.server.schemas import ChatRequest
 from trimtab.server.state import state_of
 from trimtab.server.streaming import EventStream
+from trimtab.server.structured import grammar_of
+from trimtab.server.tools import calling_of
 
 if TYPE_CHECKING:
     import sqlite3
@@ -93,10 +95,13 @@ async def create(request: Request, body: ResponseRequest, served: Served) -> Htt
     with _renamed():
         turn = await _turn(request, body)
         refuse_unsupported(turn.chat)
+        if calling_of(turn.chat) is not None:
+            raise ApiError.invalid("tools", "Unsupported parameter: 'tools'.", "unsupported_parameter")
         params = sampling_params(
             turn.chat,
             max_tokens=body.max_output_tokens,
             logprobs=(body.top_logprobs or 0) if turn.scored else None,
+            grammar=await grammar_of(turn.chat, served),
         )
         prompt = await _prompt(turn, served)
         answer_id = f"resp_{secrets.token_hex(24)}"

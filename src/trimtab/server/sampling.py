@@ -8,6 +8,7 @@ from trimtab.engine.sampling import SamplingParams
 from trimtab.server.errors import ApiError
 
 if TYPE_CHECKING:
+    from trimtab.engine.grammar import Grammar
     from trimtab.server.schemas import ChatRequest, CompletionRequest, GenerationRequest
 
 
@@ -18,12 +19,14 @@ def sampling_params(
     logprobs: int | None,
     prompt_logprobs: int | None = None,
     choices: int | None = None,
+    grammar: Grammar | None = None,
 ) -> SamplingParams:
     """What the engine needs; fields that the request leaves out keep the engine's own defaults.
 
     Parameters
     ----------
     choices : outputs to make, when they are not as many as are answered
+    grammar : what the answer must look like; `structured.grammar_of` reads it
 
     Raises
     ------
@@ -45,6 +48,7 @@ def sampling_params(
         "ignore_eos": body.ignore_eos,
         "logprobs": logprobs,
         "prompt_logprobs": prompt_logprobs,
+        "grammar": grammar,
     }
     given = {name: value for name, value in fields.items() if value is not None}
     return SamplingParams(max_tokens=max_tokens, n=choices or body.n or 1, **given)
@@ -66,11 +70,8 @@ def refuse_unsupported(body: ChatRequest | CompletionRequest) -> None:
 
 
 _UNSUPPORTED: dict[str, tuple[Any, ...]] = {
-    "tools": ([],),
-    "tool_choice": ("none", "auto"),
     "functions": ([],),
     "function_call": ("none", "auto"),
-    "response_format": ({"type": "text"},),
     "modalities": (["text"], []),
     "audio": (),
     "reasoning_effort": ("none",),

@@ -63,6 +63,17 @@ class GenerationRequest(Wire):
     min_tokens: Annotated[int | None, Field(ge=0, lt=2**31)] = None
     ignore_eos: bool | None = None
     stop_token_ids: list[TokenId] | None = None
+    response_format: Annotated[
+        dict[str, Any] | None,
+        Field(description="text, json_object, or json_schema with a name and a schema"),
+    ] = None
+    structured_outputs: Annotated[
+        dict[str, Any] | None, Field(description="one of json, json_object, regex, choice, grammar")
+    ] = None
+    guided_json: dict[str, Any] | str | None = None
+    guided_regex: str | None = None
+    guided_choice: list[str] | None = None
+    guided_grammar: Annotated[str | None, Field(description="in llguidance's Lark dialect")] = None
     prompt_logprobs: Annotated[
         int | None,
         Field(ge=0, le=MAX_LOGPROBS, description="score the prompt too, with so many alternatives"),
@@ -105,6 +116,20 @@ class Message(Wire):
     tool_calls: list[dict[str, Any]] | None = None
 
 
+class Function(Wire):
+    """A function that the model may call."""
+
+    name: Annotated[str, Field(pattern=r"^[a-zA-Z0-9_-]{1,64}$")]
+    description: str | None = None
+    parameters: Annotated[dict[str, Any] | None, Field(description="JSON schema of the arguments")] = None
+    strict: Annotated[bool | None, Field(description="calls match their schema either way")] = None
+
+
+class Tool(Wire):
+    type: Literal["function"]
+    function: Function
+
+
 class ChatRequest(GenerationRequest):
     messages: Annotated[list[Message], Field(min_length=1)]
     max_completion_tokens: Annotated[int | None, Field(ge=0, lt=2**31)] = None
@@ -112,10 +137,13 @@ class ChatRequest(GenerationRequest):
     top_logprobs: Annotated[int | None, Field(ge=0, le=MAX_LOGPROBS)] = None
     chat_template_kwargs: dict[str, Any] | None = None
 
+    tools: Annotated[list[Tool] | None, Field(max_length=128)] = None
+    tool_choice: Annotated[
+        Any, Field(description="none, auto, required, or a function by its name", examples=["auto"])
+    ] = None
+    parallel_tool_calls: Annotated[bool | None, Field(description="several calls in one answer")] = None
+
     # Would change the answer; refused by `sampling.refuse_unsupported` when they ask for anything.
-    tools: Any = None
-    tool_choice: Any = None
-    response_format: Any = None
     modalities: Any = None
     audio: Any = None
     functions: Any = None
@@ -125,7 +153,6 @@ class ChatRequest(GenerationRequest):
     web_search_options: Any = None
 
     # Without effect.
-    parallel_tool_calls: bool | None = None
     prediction: Any = None
 
 
@@ -156,7 +183,7 @@ class Usage(TypedDict):
     prompt_tokens_details: NotRequired[PromptTokensDetails]
 
 
-FinishReason = Literal["stop", "length"]
+FinishReason = Literal["stop", "length", "tool_calls"]
 
 
 class TopLogprob(TypedDict):
@@ -174,10 +201,22 @@ class ChatLogprobs(TypedDict):
     refusal: None
 
 
+class CalledFunction(TypedDict):
+    name: str
+    arguments: str
+
+
+class ToolCall(TypedDict):
+    id: str
+    type: Literal["function"]
+    function: CalledFunction
+
+
 class ChatMessage(TypedDict):
     role: Literal["assistant"]
-    content: str
+    content: str | None
     refusal: None
+    tool_calls: NotRequired[list[ToolCall]]
 
 
 class ChatChoice(TypedDict):
