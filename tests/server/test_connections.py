@@ -139,9 +139,8 @@ def test_idle_connections_are_closed(start: Callable[..., Any], stack: ExitStack
     server = start("idle_seconds=1")
     kept = connect(server, stack)
     kept.sendall(b"GET /health HTTP/1.1\r\nHost: x\r\n\r\n")
-    kept.recv(4096)
     began = time.monotonic()
-    assert all_of(kept) == b""
+    assert all_of(kept).endswith(b'{"status":"ok"}')
     assert 0.5 < time.monotonic() - began < 4
 
 

@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import asyncio
 import json
+import socket
+import struct
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
@@ -18,6 +20,7 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 
 BODY_BYTES_PER_S = 1024
 """Slower than this a body does not come, unless its client wants to keep the connection busy."""
+_NO_LINGER = struct.pack("ii", 1, 0)
 
 
 @dataclass(slots=True, eq=False)
@@ -45,7 +48,7 @@ class Connection(H11Protocol):
         self._heard = False
         self._head = _Timer(self.loop, self._head_too_slow)
         self._body = _Timer(self.loop, self._body_too_slow)
-        self._stall = _Timer(self.loop, lambda: self.transport.abort())
+        self._stall = _Timer(self.loop, self._not_read)
         self._body_began = 0.0
         self._body_bytes = 0
 
@@ -132,6 +135,11 @@ class Connection(H11Protocol):
             self.leave()
         else:
             self._refuse(408, "the body came too slowly")
+
+    def _not_read(self) -> None:
+        # Without a linger the kernel would go on offering what nobody takes, and keep its memory.
+        self.transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _NO_LINGER)
+        self.transport.abort()
 
     def _refuse(self, status: int, message: str) -> None:
         """Answer without a request and close."""
