@@ -30,7 +30,7 @@ export function timeChart({ title, unit, series, format, summary, most = null, b
   const figure = h(
     "section",
     { class: "chart", "aria-labelledby": name },
-    h("header", {}, h("h2", { id: name }, title, h("small", {}, unit)), readout),
+    h("header", {}, h("h2", { id: name }, title, " ", h("small", {}, unit)), readout),
     frame,
     note,
     spoken,
