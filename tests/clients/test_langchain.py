@@ -9,6 +9,7 @@ from typing import Any
 
 import httpx
 import numpy as np
+import pydantic
 import pytest
 
 langchain_openai = pytest.importorskip("langchain_openai")
@@ -70,6 +71,33 @@ def test_the_responses_endpoint(settings: dict[str, Any], chat: Any) -> None:
     assert "".join(chunk.text for chunk in model.stream(QUESTION)) == answer.text
     again = model.invoke("And of Italy?", previous_response_id=answer.response_metadata["id"])
     assert again.usage_metadata["input_tokens"] > answer.usage_metadata["input_tokens"]
+
+
+class Capital(pydantic.BaseModel):
+    """A capital and its country."""
+
+    city: str
+    country: str
+
+
+@pytest.mark.parametrize("method", ["json_schema", "function_calling"])
+def test_answers_of_a_form(settings: dict[str, Any], method: Any) -> None:
+    model = langchain_openai.ChatOpenAI(**settings, temperature=0, max_tokens=200)
+    found = model.with_structured_output(Capital, method=method).invoke(QUESTION)
+    assert isinstance(found, Capital)
+
+
+def test_tools(settings: dict[str, Any]) -> None:
+    model = langchain_openai.ChatOpenAI(**settings, temperature=0, max_tokens=200)
+    bound = model.bind_tools([Capital], tool_choice="required", parallel_tool_calls=False)
+    (call,) = bound.invoke(QUESTION).tool_calls
+    assert call["name"] == "Capital"
+    assert set(call["args"]) == {"city", "country"}
+    chunks = list(bound.stream(QUESTION))
+    whole = chunks[0]
+    for chunk in chunks[1:]:
+        whole = whole + chunk
+    assert [(one["name"], one["args"]) for one in whole.tool_calls] == [(call["name"], call["args"])]
 
 
 def test_log_probabilities(settings: dict[str, Any]) -> None:

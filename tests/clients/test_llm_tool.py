@@ -58,6 +58,15 @@ def test_prompts_and_conversations(llm_tool: Callable[..., str]) -> None:
     assert last["input_tokens"] > 10
 
 
+def test_answers_of_a_form(llm_tool: Callable[..., str]) -> None:
+    schema = "city: the capital, people int"
+    for more in ((), ("--no-stream",)):
+        said = llm_tool("-m", "tiny", "--schema", schema, QUESTION, "-o", "max_tokens", "200", *more)
+        found = json.loads(said)
+        assert isinstance(found["city"], str)
+        assert isinstance(found["people"], int)
+
+
 def test_completion_models(llm_tool: Callable[..., str]) -> None:
     said = llm_tool(
         "-m", "tiny-text", "The capital of France is", "-o", "max_tokens", "8", "-o", "temperature", "0"

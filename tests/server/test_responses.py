@@ -6,10 +6,11 @@ import asyncio
 import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import httpx
 import openai
+import pydantic
 import pytest
 from serving_fakes import SENTENCE, ByteTokenizer
 
@@ -268,8 +269,101 @@ def test_calls_and_their_outputs_reach_the_template(client: openai.OpenAI) -> No
         {"type": "function_call_output", "call_id": "c2", "output": [{"type": "input_text", "text": "two"}]},
         {"type": "reasoning", "id": "rs_1", "summary": []},
     ]  # fmt: skip
-    expected = tokens_of(("user", "go"), ("assistant", ""), ("tool", "one"), ("tool", "two"))
-    assert client.responses.input_tokens.count(model="speller", input=items).input_tokens == expected
+    function = {"name": "f", "arguments": "{}"}
+    calls = [{"id": name, "type": "function", "function": function} for name in ("c1", "c2")]
+    messages: Any = [
+        {"role": "user", "content": "go"},
+        {"role": "assistant", "tool_calls": calls},
+        {"role": "tool", "tool_call_id": "c1", "content": "one"},
+        {"role": "tool", "tool_call_id": "c2", "content": "two"},
+    ]
+    chat = client.chat.completions.create(model="speller", messages=messages, max_tokens=1)
+    assert (
+        client.responses.input_tokens.count(model="speller", input=items).input_tokens
+        == chat.usage.prompt_tokens
+    )
+
+
+ON = {"type": "object", "properties": {"on": {"type": "boolean"}}, "required": ["on"]}
+TOOLS: Any = [{"type": "function", "name": "lamp", "strict": True, "parameters": ON}]
+
+
+@pytest.mark.parametrize("choice", ["required", {"type": "function", "name": "lamp"}])
+def test_calls_are_items(client: openai.OpenAI, choice: Any) -> None:
+    asked: Any = {
+        "tools": TOOLS,
+        "tool_choice": choice,
+        "parallel_tool_calls": False,
+        "max_output_tokens": 80,
+    }
+    answer = ask(client, "go", **asked)
+    (item,) = answer.output
+    assert (item.type, item.status, answer.output_text) == ("function_call", "completed", "")
+    assert item.name == "lamp"
+    assert isinstance(json.loads(item.arguments)["on"], bool)
+    # The answer of the call goes back by its name.
+    output = {"type": "function_call_output", "call_id": item.call_id, "output": "done"}
+    more = ask(client, [output], previous_response_id=answer.id, tools=TOOLS, tool_choice="none")
+    assert more.output[0].type == "message"
+    by_hand = ask(client, [{"role": "user", "content": "go"}, item.model_dump(), output])
+    assert by_hand.output_text == more.output_text
+
+
+def test_streamed_calls_add_up(client: openai.OpenAI) -> None:
+    asked: Any = {"tools": TOOLS, "tool_choice": "required", "max_output_tokens": 120}
+    events = list(ask(client, "go", **asked, stream=True))
+    answer = events[-1].response
+    whole = ask(client, "go", **asked)
+    assert [(item.name, item.arguments) for item in answer.output] == [
+        (item.name, item.arguments) for item in whole.output
+    ]
+    assert [event.sequence_number for event in events] == list(range(len(events)))
+    for place, item in enumerate(answer.output):
+        mine = [event for event in events if getattr(event, "output_index", None) == place]
+        kinds = [event.type for event in mine]
+        assert kinds[0] == "response.output_item.added"
+        assert set(kinds[1:-2]) <= {"response.function_call_arguments.delta"}
+        assert kinds[-2:] == ["response.function_call_arguments.done", "response.output_item.done"]
+        assert "".join(event.delta for event in mine[1:-2]) == item.arguments == mine[-2].arguments
+        assert mine[0].item.call_id == mine[-1].item.call_id == item.call_id
+        assert mine[0].item.arguments == ""
+
+
+def test_text_before_a_call_is_an_item_of_its_own(start: Callable[..., Any]) -> None:
+    """The make-believe model says its text over and over, from some place in it, until a call begins."""
+    said = 'Well. <tool_call>\n{"name": "lamp", "arguments": {"on": true}}\n</tool_call>'
+    with client_of(start("--text", said)) as client:
+        asked: Any = {"tools": TOOLS, "max_output_tokens": 140, "input": "go"}
+        for stream in (False, True):
+            answer: Any = client.responses.create(model="speller", temperature=0, stream=stream, **asked)
+            events = list(answer) if stream else []
+            answer = events[-1].response if stream else answer
+            kinds = [item.type for item in answer.output]
+            assert kinds[0] == "message"
+            assert set(kinds[1:]) == {"function_call"}
+            assert json.loads(answer.output[1].arguments)["on"] in (True, False)
+            assert "Well." in answer.output_text
+            assert "<tool_call>" not in answer.output_text
+            if stream:
+                deltas = [event.delta for event in events if event.type == "response.output_text.delta"]
+                assert "".join(deltas) == answer.output_text
+
+
+class Lamp(pydantic.BaseModel):
+    on: bool
+    room: Literal["hall", "attic"]
+
+
+def test_answers_of_a_form(client: openai.OpenAI) -> None:
+    parsed = client.responses.parse(model="speller", input="a lamp", text_format=Lamp, temperature=0)
+    assert isinstance(parsed.output_parsed, Lamp)
+    schema = {"type": "object", "properties": {"n": {"type": "integer"}}, "required": ["n"]}
+    wanted: Any = {"format": {"type": "json_schema", "name": "number", "schema": schema, "strict": True}}
+    answer = ask(client, text=wanted, max_output_tokens=100)
+    assert isinstance(json.loads(answer.output_text)["n"], int)
+    assert answer.text.format.type == "json_schema"
+    free: Any = {"format": {"type": "json_object"}, "verbosity": "low"}
+    assert isinstance(json.loads(ask(client, text=free, max_output_tokens=100).output_text), dict)
 
 
 def test_tokens_are_counted_before_they_are_spent(client: openai.OpenAI) -> None:
@@ -296,6 +390,17 @@ def test_tokens_are_counted_before_they_are_spent(client: openai.OpenAI) -> None
         ({"input": "x", "temperature": 3}, "temperature"),
         ({"input": "x", "include": ["everything"]}, "include"),
         ({"input": "x", "tools": [{"type": "web_search"}]}, "tools[0].type"),
+        ({"input": "x", "tools": [{"type": "function"}]}, "tools[0].name"),
+        ({"input": "x", "tools": [{"type": "function", "name": "a b"}]}, "tools[0].name"),
+        ({"input": "x", "tools": [{"type": "function", "name": "f", "parameters": {"type": "array"}}]},
+         "tools[0].parameters"),
+        ({"input": "x", "tools": [{"type": "function", "name": "f", "mood": 1}]}, "tools[0].mood"),
+        ({"input": "x", "tools": TOOLS, "tool_choice": {"type": "function", "name": "g"}}, "tool_choice"),
+        ({"input": "x", "tool_choice": "required"}, "tool_choice"),
+        ({"input": "x", "text": {"format": {"type": "yaml"}}}, "text.format.type"),
+        ({"input": "x", "text": {"format": {"type": "json_schema"}}}, "text.format.name"),
+        ({"input": "x", "text": {"format": {"type": "json_schema", "name": "n", "schema": {"type": "x"}}}},
+         "text.format"),
         ({"input": "x", "background": True}, "background"),
         ({"input": "x", "reasoning": {"effort": "high"}}, "reasoning.effort"),
         ({"input": "x", "conversation": "c"}, "conversation"),

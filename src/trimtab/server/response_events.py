@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 import logging
-import secrets
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import TYPE_CHECKING, Any
 
@@ -15,11 +14,14 @@ from trimtab.errors import TrimtabError
 from trimtab.server.errors import ApiError
 from trimtab.server.generation import Submitted, scored
 from trimtab.server.logprobs import chat_logprobs
-from trimtab.server.response_types import OutputMessage, OutputText, Response
-from trimtab.server.responses import complete
+from trimtab.server.response_types import ItemStatus, OutputCall, OutputMessage, Response
+from trimtab.server.responses import Turn, call_item, complete, message_item
 from trimtab.server.streaming import merged
+from trimtab.server.tools import call_id
 
 if TYPE_CHECKING:
+    from trimtab.engine.output import Delta
+    from trimtab.server.call_reader import Piece
     from trimtab.server.schemas import TokenLogprob
     from trimtab.server.served import Served
 
@@ -59,57 +61,141 @@ class TextItem:
     """
 
     def __init__(self, writer: Writer, place: int) -> None:
-        self.id = f"msg_{secrets.token_hex(24)}"
-        self._writer = writer
+        self._event = writer.event
+        self._delta = writer.delta
         self._place = place
+        self._item = message_item("", "in_progress")
+        self._where = {"item_id": self._item["id"], "output_index": place, "content_index": 0}
         self._texts: list[str] = []
         self._scores: list[TokenLogprob] = []
 
     def opened(self) -> str:
         """The events that announce it."""
-        event, where = (
-            self._writer.event,
-            {"item_id": self.id, "output_index": self._place, "content_index": 0},
-        )
-        item: OutputMessage = {
-            "id": self.id, "type": "message", "status": "in_progress", "role": "assistant", "content": [],
-        }  # fmt: skip
-        part: OutputText = {"type": "output_text", "text": "", "annotations": [], "logprobs": []}
-        return event("response.output_item.added", output_index=self._place, item=item) + event(
-            "response.content_part.added", **where, part=part
-        )
+        item, part = {**self._item, "content": []}, self._item["content"][0]
+        added = self._event("response.output_item.added", output_index=self._place, item=item)
+        return added + self._event("response.content_part.added", **self._where, part=part)
 
     def grown(self, text: str, scores: list[TokenLogprob]) -> str:
         """The event of more of it."""
         self._texts.append(text)
         self._scores += scores
-        return self._writer.delta(self.id, self._place, text, scores)
+        return self._delta(self._item["id"], self._place, text, scores)
 
-    def closed(self, complete: bool) -> tuple[str, OutputMessage]:
+    def closed(self, status: ItemStatus) -> tuple[str, OutputMessage]:
         """The events that end it, and the whole item."""
-        event, where = (
-            self._writer.event,
-            {"item_id": self.id, "output_index": self._place, "content_index": 0},
+        item, text = self._item, "".join(self._texts)
+        part = item["content"][0]
+        item["status"], part["text"], part["logprobs"] = status, text, self._scores
+        written = self._event("response.output_text.done", **self._where, text=text, logprobs=self._scores)
+        written += self._event("response.content_part.done", **self._where, part=part)
+        return written + self._event("response.output_item.done", output_index=self._place, item=item), item
+
+
+class CallItem:
+    """A call of a function whose arguments grow."""
+
+    def __init__(self, writer: Writer, place: int, name: str) -> None:
+        self._event = writer.event
+        self._place = place
+        self._item = call_item(call_id(), name, "", "in_progress")
+        self._where = {"item_id": self._item["id"], "output_index": place}
+        self._arguments: list[str] = []
+
+    def opened(self) -> str:
+        """The event that announces it."""
+        return self._event("response.output_item.added", output_index=self._place, item=self._item)
+
+    def grown(self, text: str) -> str:
+        """The event of more of its arguments."""
+        self._arguments.append(text)
+        return self._event("response.function_call_arguments.delta", **self._where, delta=text)
+
+    def closed(self, status: ItemStatus) -> tuple[str, OutputCall]:
+        """The events that end it, and the whole item."""
+        item = self._item
+        item["status"], item["arguments"] = status, "".join(self._arguments)
+        written = self._event(
+            "response.function_call_arguments.done",
+            **self._where,
+            name=item["name"],
+            arguments=item["arguments"],
         )
-        text = "".join(self._texts)
-        part: OutputText = {
-            "type": "output_text", "text": text, "annotations": [], "logprobs": self._scores,
-        }  # fmt: skip
-        item: OutputMessage = {
-            "id": self.id, "type": "message", "status": "completed" if complete else "incomplete",
-            "role": "assistant", "content": [part],
-        }  # fmt: skip
-        written = event("response.output_text.done", **where, text=text, logprobs=self._scores)
-        written += event("response.content_part.done", **where, part=part)
-        written += event("response.output_item.done", output_index=self._place, item=item)
-        return written, item
+        return written + self._event("response.output_item.done", output_index=self._place, item=item), item
+
+
+class Items:
+    """The output as it grows: one open item at a time.
+
+    Parameters
+    ----------
+    scores : tell the log-probabilities of the text
+    """
+
+    def __init__(self, writer: Writer, served: Served, turn: Turn) -> None:
+        self.done: list[OutputMessage | OutputCall] = []
+        self._writer = writer
+        self._tokenizer = served.tokenizer
+        self._scored = turn.scored
+        self._reader = None if turn.calling is None else turn.calling.reader()
+        self._open: TextItem | CallItem | None = None
+        self._held: list[TokenLogprob] = []  # scores of text that is not told yet
+
+    def take(self, delta: Delta) -> str:
+        """The events of one more piece of the output."""
+        if self._scored:
+            self._held += chat_logprobs(scored(delta), self._tokenizer)["content"]
+        if self._reader is None:
+            return self._text(delta.text) if delta.text or self._held else ""
+        pieces = self._reader.push(delta.text)
+        if delta.finish_reason is not None:
+            pieces += self._reader.finish()
+        return "".join([self._piece(piece) for piece in pieces])
+
+    def end(self, status: ItemStatus) -> str:
+        """The events of the end; an output without anything is an empty message."""
+        written = "" if self._open is not None or self.done else self._text("")
+        return written + self._close(status)
+
+    def _piece(self, piece: Piece) -> str:
+        if piece.call < 0:
+            return self._text(piece.text)
+        self._held = []  # of how a call is written, which nobody sees
+        if piece.name is not None:
+            return self._opened(CallItem(self._writer, self._next(), piece.name))
+        return self._open.grown(piece.text) if isinstance(self._open, CallItem) else ""
+
+    def _text(self, text: str) -> str:
+        written = ""
+        if not isinstance(self._open, TextItem):
+            written = self._opened(TextItem(self._writer, self._next()))
+        scores, self._held = self._held, []
+        if isinstance(self._open, TextItem) and (text or scores):
+            written += self._open.grown(text, scores)
+        return written
+
+    def _opened(self, item: TextItem | CallItem) -> str:
+        written = self._close("completed")
+        self._open = item
+        return written + item.opened()
+
+    def _close(self, status: ItemStatus) -> str:
+        if self._open is None:
+            return ""
+        written, item = self._open.closed(status)
+        self.done.append(item)
+        self._open = None
+        return written
+
+    def _next(self) -> int:
+        """The place of the item that opens now."""
+        return len(self.done) + (self._open is not None)
 
 
 async def events(
     record: Response,
     submitted: Submitted,
     served: Served,
-    scores: bool,
+    turn: Turn,
     keep: Callable[[Response], Awaitable[None]],
 ) -> AsyncIterator[bytes]:
     """Everything a client is told about one answer while it is made.
@@ -117,29 +203,24 @@ async def events(
     Parameters
     ----------
     record : the answer before its first word; complete after the last event
-    scores : tell the tokens' log-probabilities
     keep : takes the complete record before the client learns that it is complete
     """
     writer = Writer()
+    items = Items(writer, served, turn)
     text = writer.event("response.created", response=record)
     text += writer.event("response.in_progress", response=record)
     begun = False
     try:
-        item = TextItem(writer, 0)
         async for _, delta in merged(submitted.handles):
-            if not begun:
-                begun = True
-                text += item.opened()
-            entries = chat_logprobs(scored(delta), served.tokenizer)["content"] if scores else []
-            if delta.text or entries:
-                text += item.grown(delta.text, entries)
+            text += items.take(delta)
             if delta.finish_reason is not None:
                 complete(record, submitted, delta.finish_reason)
-                ending, done = item.closed(record["status"] == "completed")
-                record["output"] = [done]
+                text += items.end("completed" if record["status"] == "completed" else "incomplete")
+                record["output"] = items.done
                 await keep(record)
-                text += ending + writer.event(f"response.{record['status']}", response=record)
+                text += writer.event(f"response.{record['status']}", response=record)
             if text:
+                begun = True
                 yield text.encode()
                 text = ""
     except Exception as error:

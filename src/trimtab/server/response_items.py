@@ -115,8 +115,10 @@ def _text(content: str | Sequence[dict[str, Any]], place: str) -> str:
 
 
 def _validated(kind: type[Any], raw: dict[str, Any], place: tuple[Any, ...]) -> Any:
+    # Items that come back out of a client carry all fields it knows, most of them null.
+    known = kind.model_fields
     try:
-        return kind.model_validate(raw)
+        return kind.model_validate({k: v for k, v in raw.items() if v is not None or k in known})
     except ValidationError as error:
         found = error.errors(include_url=False)
         raise RequestValidationError(

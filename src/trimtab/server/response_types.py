@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal, NotRequired
 
-from pydantic import Field
+from pydantic import Field, WithJsonSchema
 from typing_extensions import TypedDict
 
 from trimtab.server.schemas import MAX_LOGPROBS, MAX_STOPS, Metadata, TokenLogprob, Wire
@@ -27,10 +27,16 @@ class RefusalPart(Wire):
     refusal: str
 
 
+# Without references, which would lead nowhere from inside an item.
+Part = Annotated[
+    dict[str, Any], WithJsonSchema({"anyOf": [kind.model_json_schema() for kind in (TextPart, RefusalPart)]})
+]
+
+
 class MessageItem(Wire):
     type: Literal["message"] = "message"
     role: Literal["system", "developer", "user", "assistant"]
-    content: str | list[dict[str, Any]]
+    content: str | list[Part]
     id: str | None = None
     status: ItemStatus | None = None
     phase: str | None = None
@@ -52,7 +58,7 @@ class CallOutputItem(Wire):
 
     type: Literal["function_call_output"]
     call_id: str
-    output: str | list[dict[str, Any]]
+    output: str | list[Part]
     id: str | None = None
     status: ItemStatus | None = None
 
@@ -83,10 +89,38 @@ class Reasoning(Wire):
     generate_summary: str | None = None
 
 
+# Items are read one by one, so that an error names its place and nothing else; the document still says what
+# they are.
+Item = Annotated[
+    dict[str, Any],
+    WithJsonSchema(
+        {
+            "anyOf": [
+                kind.model_json_schema() for kind in (MessageItem, CallItem, CallOutputItem, ReasoningItem)
+            ]
+        }
+    ),
+]
+
+
+class FunctionTool(Wire):
+    """A function that the model may call."""
+
+    type: Literal["function"]
+    name: Annotated[str, Field(pattern=r"^[a-zA-Z0-9_-]{1,64}$")]
+    description: str | None = None
+    parameters: dict[str, Any] | None = None
+    strict: bool | None = None
+
+
+# Read by the chat endpoint's types, which say what is wrong with one.
+DescribedTool = Annotated[dict[str, Any], WithJsonSchema(FunctionTool.model_json_schema())]
+
+
 class ResponseRequest(Wire):
-    input: Annotated[
-        str | list[dict[str, Any]] | None, Field(description="a text, or items: messages and calls")
-    ] = None
+    input: Annotated[str | list[Item] | None, Field(description="a text, or items: messages and calls")] = (
+        None
+    )
     model: str | None = None
     instructions: Annotated[str | None, Field(description="what the system says, for this answer only")] = (
         None
@@ -98,7 +132,7 @@ class ResponseRequest(Wire):
     top_logprobs: Annotated[int | None, Field(ge=0, le=MAX_LOGPROBS)] = None
     include: list[str] | None = None
     text: TextSettings | None = None
-    tools: list[dict[str, Any]] | None = None
+    tools: list[DescribedTool] | None = None
     tool_choice: Any = None
     parallel_tool_calls: bool | None = None
     truncation: Annotated[

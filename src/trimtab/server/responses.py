@@ -8,19 +8,21 @@ from __future__ import annotations
 
 import json
 import logging
+import re
 import secrets
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from fastapi.exceptions import RequestValidationError
 from fastapi.responses import Response as HttpResponse
 
 from trimtab.errors import TrimtabError
 from trimtab.server.bodies import checked
 from trimtab.server.call import call_of
-from trimtab.server.errors import ApiError
+from trimtab.server.errors import ApiError, explain
 from trimtab.server.generation import Submitted, finished, scored, submit
 from trimtab.server.logprobs import chat_logprobs
 from trimtab.server.messages import conversation_tokens
@@ -29,6 +31,8 @@ from trimtab.server.response_items import messages_of, read_items
 from trimtab.server.response_types import (
     InputItems,
     InputTokenCount,
+    ItemStatus,
+    OutputCall,
     OutputMessage,
     Response,
     ResponseDeleted,
@@ -40,7 +44,7 @@ from trimtab.server.schemas import ChatRequest
 from trimtab.server.state import state_of
 from trimtab.server.streaming import EventStream
 from trimtab.server.structured import grammar_of
-from trimtab.server.tools import calling_of
+from trimtab.server.tools import answered, calling_of
 
 if TYPE_CHECKING:
     import sqlite3
@@ -48,8 +52,11 @@ if TYPE_CHECKING:
     from fastapi import Request
 
     from trimtab.engine.output import Completion
+    from trimtab.server.schemas import Message, TokenLogprob
     from trimtab.server.served import Served
     from trimtab.server.state import State
+    from trimtab.server.tools import Calling
+
 
 LONGEST_CHAIN = 1000
 """Answers that one conversation may have."""
@@ -61,11 +68,14 @@ KNOWN_INCLUDES = frozenset({
     "web_search_call.action.sources",
 })  # fmt: skip
 
-# What a field of the chat request is called here.
-_PARAMS = {
-    "messages": "input", "prompt": "input", "max_tokens": "max_output_tokens", "logprobs": "include",
-    "max_completion_tokens": "max_output_tokens", "response_format": "text.format",
-}  # fmt: skip
+# What the fields of a chat request are called here.
+_PARAMS = (
+    (re.compile(r"messages\b.*|prompt"), "input"),
+    (re.compile(r"max_(completion_)?tokens"), "max_output_tokens"),
+    (re.compile(r"response_format(\.json_schema)?\b"), "text.format"),
+    (re.compile(r"^(tools\[\d+\])\.function\b"), r"\1"),
+    (re.compile(r"^tool_choice\.allowed_tools\b"), "tool_choice"),
+)
 
 _log = logging.getLogger("trimtab.server")
 
@@ -77,12 +87,14 @@ class Turn:
     Parameters
     ----------
     items : of this request alone
+    calling : how it may call functions; None when it cannot
     chat : the same request as the chat endpoint takes it, the conversation before it included
     """
 
     body: ResponseRequest
     items: list[dict[str, Any]]
     chat: ChatRequest
+    calling: Calling | None
     scored: bool
     stored: bool
 
@@ -95,13 +107,11 @@ async def create(request: Request, body: ResponseRequest, served: Served) -> Htt
     with _renamed():
         turn = await _turn(request, body)
         refuse_unsupported(turn.chat)
-        if calling_of(turn.chat) is not None:
-            raise ApiError.invalid("tools", "Unsupported parameter: 'tools'.", "unsupported_parameter")
         params = sampling_params(
             turn.chat,
             max_tokens=body.max_output_tokens,
             logprobs=(body.top_logprobs or 0) if turn.scored else None,
-            grammar=await grammar_of(turn.chat, served),
+            grammar=await grammar_of(turn.chat, served, turn.calling),
         )
         prompt = await _prompt(turn, served)
         answer_id = f"resp_{secrets.token_hex(24)}"
@@ -114,11 +124,11 @@ async def create(request: Request, body: ResponseRequest, served: Served) -> Htt
             await _keep(request, turn, done)
 
     if body.stream:
-        stream = events(record, submitted, served, turn.scored, keep)
+        stream = events(record, submitted, served, turn, keep)
         return await EventStream.opened(request, stream, submitted.handles, headers)
     (output,) = await finished(request, submitted)
     complete(record, submitted, output.finish_reason)
-    record["output"] = [message_of(output, served, turn.scored)]
+    record["output"] = output_of(output, served, turn)
     await keep(record)
     return HttpResponse(json.dumps(record), headers=headers, media_type="application/json")
 
@@ -168,7 +178,7 @@ async def count(request: Request, body: ResponseRequest, served: Served) -> Http
     served.check_name(body.model)
     with _renamed():
         turn = await _turn(request, body)
-        tokens = await conversation_tokens(served, turn.chat.messages, turn.chat.chat_template_kwargs)
+        tokens = await _render(turn, served, turn.chat.messages)
     answer: InputTokenCount = {"object": "response.input_tokens", "input_tokens": len(tokens)}
     return _json(answer)
 
@@ -224,15 +234,42 @@ def complete(record: Response, submitted: Submitted, reason: str) -> None:
         record["status"] = "completed"
 
 
-def message_of(output: Completion, served: Served, scores: bool) -> OutputMessage:
-    """An output as an item."""
-    entries = chat_logprobs(scored(output), served.tokenizer)["content"] if scores else []
+def output_of(output: Completion, served: Served, turn: Turn) -> list[OutputMessage | OutputCall]:
+    """An output as items: what the model says, then what it wants called."""
+    status: ItemStatus = "incomplete" if output.finish_reason == "length" else "completed"
+    text, calls = (output.text, []) if turn.calling is None else answered(turn.calling, output.text)
+    items: list[OutputMessage | OutputCall] = []
+    if text is not None:
+        items.append(message_item(text, status))
+        if turn.scored and not calls:
+            entries = chat_logprobs(scored(output), served.tokenizer)["content"]
+            items = [message_item(text, status, entries)]
+    for call in calls:
+        function = call["function"]
+        items.append(call_item(call["id"], function["name"], function["arguments"], status))
+    return items
+
+
+def message_item(text: str, status: ItemStatus, scores: Sequence[TokenLogprob] = ()) -> OutputMessage:
+    """What the model says."""
     return {
         "id": f"msg_{secrets.token_hex(24)}",
         "type": "message",
-        "status": "incomplete" if output.finish_reason == "length" else "completed",
+        "status": status,
         "role": "assistant",
-        "content": [{"type": "output_text", "text": output.text, "annotations": [], "logprobs": entries}],
+        "content": [{"type": "output_text", "text": text, "annotations": [], "logprobs": list(scores)}],
+    }
+
+
+def call_item(call: str, name: str, arguments: str, status: ItemStatus) -> OutputCall:
+    """A call that the model wants made."""
+    return {
+        "id": f"fc_{secrets.token_hex(24)}",
+        "type": "function_call",
+        "status": status,
+        "call_id": call,
+        "name": name,
+        "arguments": arguments,
     }
 
 
@@ -276,7 +313,7 @@ async def _turn(request: Request, body: ResponseRequest) -> Turn:
         raise ApiError.invalid(
             "store", "Invalid 'store': this server keeps no responses (--response-days 0)."
         )
-    return Turn(body, items, chat, SCORES in (body.include or ()), stored)
+    return Turn(body, items, chat, calling_of(chat), SCORES in (body.include or ()), stored)
 
 
 def _chat_tool(tool: dict[str, Any], place: int) -> dict[str, Any]:
@@ -307,11 +344,7 @@ def _chat_format(wanted: dict[str, Any] | None) -> dict[str, Any] | None:
 async def _prompt(turn: Turn, served: Served) -> list[int]:
     """The conversation's tokens; with `truncation: auto` without the oldest turns that do not fit."""
     chat, room = turn.chat, served.context - (turn.body.max_output_tokens or 1)
-
-    async def render(messages: list[Any]) -> list[int]:
-        return await conversation_tokens(served, messages, chat.chat_template_kwargs)
-
-    tokens = await render(chat.messages)
+    tokens = await _render(turn, served, chat.messages)
     if turn.body.truncation != "auto" or len(tokens) <= room:
         return tokens
     head = [message for message in chat.messages if message.role in ("system", "developer")]
@@ -321,13 +354,19 @@ async def _prompt(turn: Turn, served: Served) -> list[int]:
     low, high = 0, len(starts)
     while low < high:
         middle = (low + high) // 2
-        if len(await render([*head, *rest[starts[middle] :]])) <= room:
+        if len(await _render(turn, served, [*head, *rest[starts[middle] :]])) <= room:
             high = middle
         else:
             low = middle + 1
-    if low == len(starts):  # not even the last question fits; the engine says by how much
-        return await render([*head, *rest[starts[-1] :]]) if starts else tokens
-    return await render([*head, *rest[starts[low] :]])
+    if not starts:
+        return tokens
+    # Where not even the last question fits, the engine says by how much.
+    return await _render(turn, served, [*head, *rest[starts[min(low, len(starts) - 1)] :]])
+
+
+async def _render(turn: Turn, served: Served, messages: list[Message]) -> list[int]:
+    tools = None if turn.calling is None else turn.calling.shown
+    return await conversation_tokens(served, messages, turn.chat.chat_template_kwargs, tools=tools)
 
 
 async def _conversation(request: Request, previous: str | None) -> list[dict[str, Any]]:
@@ -407,12 +446,24 @@ def _renamed() -> Iterator[None]:
     """Name fields in errors as this endpoint calls them."""
     try:
         yield
+    except RequestValidationError as error:
+        message, param, code = explain(error.errors())
+        raise _called_here(ApiError(400, message, param, code)) from None
     except (ApiError, TrimtabError) as error:
-        if error.param in _PARAMS:
-            renamed = _PARAMS[error.param]
-            error.message = error.message.replace(f"'{error.param}'", f"'{renamed}'")
-            error.param = renamed
-        raise
+        raise _called_here(error) from None
+
+
+def _called_here(error: ApiError | TrimtabError) -> ApiError | TrimtabError:
+    """The same error about a field of this endpoint."""
+    if error.param is not None:
+        here = error.param
+        for there, name in _PARAMS:
+            here = there.sub(name, here, count=1)
+        error.message = error.message.replace(f"'{error.param}'", f"'{here}'")
+        error.param = here
+    if isinstance(error, TrimtabError):
+        error.hint = error.hint.replace("`max_tokens`", "`max_output_tokens`")
+    return error
 
 
 def _json(answer: Any) -> HttpResponse:
