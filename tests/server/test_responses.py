@@ -43,7 +43,7 @@ def spelled(prompt_tokens: int, count: int) -> str:
 
 
 def test_a_text_is_answered(client: openai.OpenAI) -> None:
-    answer = ask(client, metadata={"k": "v"}, user="me")
+    answer = ask(client, metadata={"k": "v"}, user="me", extra_body={"cache_salt": "a salt of its own"})
     prompt = tokens_of(("user", "hello"))
     assert answer.output_text == spelled(prompt, 8)
     assert answer.object == "response"
