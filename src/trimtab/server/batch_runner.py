@@ -31,7 +31,6 @@ from trimtab.server.call import Call
 from trimtab.server.endpoints import ENDPOINTS, load
 from trimtab.server.errors import ApiError, error_answer, refusal
 from trimtab.server.files import add_file, drop_expired
-from trimtab.server.keys import Tenant
 from trimtab.server.schemas import ChatRequest, CompletionRequest
 from trimtab.server.uploads import PARTIAL
 
@@ -315,8 +314,17 @@ class BatchRunner:
     async def _tried(self, job: Job, line: Line, served: Served) -> tuple[int, str, Call]:
         """Status, body and call, once the engine has had room for the line."""
         while True:
-            call = Call(Tenant(job.owner, f"batch\0{job.owner}"), priority=PRIORITY)
-            status, body = await self._answer(job, line, served, call)
+            call = self._app.state.operations.call_for(job.owner, job.endpoint, PRIORITY)
+            if call is None:
+                gone = error_answer(
+                    401, "the key that this batch was made with is no more", None, "invalid_api_key"
+                )
+                return 401, bytes(gone.body).decode(), Call()
+            try:
+                status, body = await self._answer(job, line, served, call)
+                call.status = status
+            finally:
+                self._app.state.operations.over(call)
             if status not in (429, 503):
                 return status, body, call
             # The engine is full or closing: that says nothing about the line.

@@ -89,9 +89,10 @@ class Call:
         tokens = prompt_tokens + output_tokens
         bucket = self.quota.tokens
         if bucket is not None:
-            if wait := bucket.wait_s(tokens):
-                raise over_limit("tokens", "tokens per min (TPM)", bucket, tokens, wait)
-            bucket.take(tokens)
+            with self.quota.lock:
+                if wait := bucket.wait_s(tokens):
+                    raise over_limit("tokens", "tokens per min (TPM)", bucket, tokens, wait)
+                bucket.take(tokens)
             self._reserved += tokens
         self.prompt_tokens += prompt_tokens
 
@@ -125,7 +126,8 @@ class Call:
         self.ended = self.ended or time.time()
         if self.quota.tokens is not None and self._reserved:
             used = self.prompt_tokens + self.output_tokens if self.handles else 0
-            self.quota.tokens.take(used - self._reserved)
+            with self.quota.lock:
+                self.quota.tokens.take(used - self._reserved)
         self._reserved = 0
 
 

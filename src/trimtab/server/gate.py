@@ -74,9 +74,7 @@ class Gate:
             if "running" in entered:
                 call.quota.running -= 1
             call.route = _route(scope)
-            call.end()
-            for tell in operations.listeners:
-                tell(call)
+            operations.over(call)
 
     def _enter(self, scope: Scope, call: Call, entered: set[str]) -> None:
         """Let it in, noting in `entered` what has been counted up.
@@ -119,9 +117,10 @@ class Gate:
             raise error
         bucket = quota.requests
         if bucket is not None:
-            if wait := bucket.wait_s(1):
-                raise over_limit("requests", "requests per min (RPM)", bucket, 1, wait)
-            bucket.take(1)
+            with quota.lock:
+                if wait := bucket.wait_s(1):
+                    raise over_limit("requests", "requests per min (RPM)", bucket, 1, wait)
+                bucket.take(1)
 
 
 def _call(scope: Scope, patience_s: float) -> Call:

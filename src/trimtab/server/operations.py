@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
@@ -32,6 +33,7 @@ class Operations:
     request_s: float = math.inf
     open_metrics: bool = False
     listeners: list[Callable[[Call], None]] = field(default_factory=list)
+    _lock: threading.Lock = field(default_factory=threading.Lock)
 
     @classmethod
     def of(cls, settings: ServeSettings) -> Operations:
@@ -48,3 +50,20 @@ class Operations:
             request_s=settings.request_seconds or math.inf,
             open_metrics=settings.open_metrics,
         )
+
+    def call_for(self, owner: str, path: str, priority: int) -> Call | None:
+        """A call on a tenant's behalf that nobody waits for; None when it may not ask any more."""
+        from trimtab.server.call import Call
+
+        tenant = self.keys.tenant(owner)
+        if tenant is None:
+            return None
+        quota = self.quotas.of(tenant.name, tenant.limits)
+        return Call(tenant, quota, priority=priority, method="BATCH", path=path, route=path)
+
+    def over(self, call: Call) -> None:
+        """A call has ended, in whichever thread: settle it and tell those who listen."""
+        call.end()
+        with self._lock:
+            for tell in self.listeners:
+                tell(call)

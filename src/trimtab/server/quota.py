@@ -6,6 +6,7 @@ did not use goes back when it ends. Nothing here knows of requests or answers.
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Callable
 
@@ -52,10 +53,11 @@ class Bucket:
 
 
 class Quota:
-    """One tenant's use of its limits; belongs to the event loop."""
+    """One tenant's use of its limits; who looks and takes holds `lock`: batches have their own thread."""
 
     def __init__(self, limits: Limits, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
+        self.lock = threading.Lock()
         self.running = 0
         self.requests: Bucket | None = None
         self.tokens: Bucket | None = None
