@@ -139,6 +139,8 @@ async def content(request: Request, served: Served) -> Response:
     """The bytes of one file."""
     found = await _own(request)
     path = state_of(request).store.contents / found["id"]
+    if not path.is_file():
+        raise ApiError(404, f"The content of {found['id']} is gone from the state folder.", "id")
     return FileResponse(path, media_type="application/octet-stream", filename=found["filename"])
 
 

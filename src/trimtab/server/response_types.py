@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal, NotRequired
 from pydantic import Field, WithJsonSchema
 from typing_extensions import TypedDict
 
-from trimtab.server.schemas import MAX_LOGPROBS, MAX_STOPS, Metadata, TokenLogprob, Wire
+from trimtab.server.schemas import MAX_LOGPROBS, MAX_STOPS, Metadata, ServiceTier, TokenLogprob, Wire
 
 ItemStatus = Literal["in_progress", "completed", "incomplete"]
 
@@ -156,17 +156,22 @@ class ResponseRequest(Wire):
     # Without effect on the answer.
     max_tool_calls: Annotated[int | None, Field(ge=1)] = None
     user: str | None = None
-    service_tier: Literal["auto", "default"] | None = None
+    service_tier: ServiceTier | None = None
     safety_identifier: str | None = None
     prompt_cache_key: str | None = None
     prompt_cache_retention: str | None = None
     prompt_cache_options: dict[str, Any] | None = None
     reasoning: Reasoning | None = None
     background: Literal[False] | None = None
+    image: Any = None
+    access_programs: Any = None
 
     # Would change the answer.
     conversation: None = None
     prompt: None = None
+    moderation: None = None
+    context_management: None = None
+    background_options: None = None
 
 
 class OutputText(TypedDict):

@@ -28,6 +28,10 @@ Metadata = Annotated[
 """What a client notes on a thing of its own."""
 
 
+ServiceTier = Literal["auto", "default", "flex", "scale", "priority"]
+"""Names that clients may ask for; there is one tier here."""
+
+
 class Wire(BaseModel):
     """A request or a part of one: nothing coerced, nothing ignored, nothing changed afterwards."""
 
@@ -86,10 +90,11 @@ class GenerationRequest(Wire):
     user: str | None = None
     metadata: dict[str, str] | None = None
     store: Literal[False] | None = None
-    service_tier: Literal["auto", "default"] | None = None
+    service_tier: ServiceTier | None = None
     safety_identifier: str | None = None
     prompt_cache_key: str | None = None
     prompt_cache_retention: str | None = None
+    prompt_cache_options: dict[str, Any] | None = None
 
     # vLLM's names, with the values that ask for what is done here anyway.
     skip_special_tokens: Literal[True] | None = None
@@ -151,6 +156,7 @@ class ChatRequest(GenerationRequest):
     reasoning_effort: Any = None
     verbosity: Any = None
     web_search_options: Any = None
+    moderation: Any = None
 
     # Without effect.
     prediction: Any = None

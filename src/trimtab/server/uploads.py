@@ -60,8 +60,8 @@ async def receive(request: Request, folder: Path, max_bytes: int) -> Upload:
     if kind != b"multipart/form-data" or not boundary:
         raise ApiError(400, "the body is not sent as multipart/form-data with a boundary")
     upload = Upload(folder / f"{secrets.token_hex(12)}{PARTIAL}")
-    descriptor = os.open(upload.path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
     try:
+        descriptor = os.open(upload.path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
         with os.fdopen(descriptor, "wb") as file:
             parts = _Parts(upload, max_bytes)
             try:
@@ -80,8 +80,10 @@ async def receive(request: Request, folder: Path, max_bytes: int) -> Upload:
                 message = "Missing required parameter: 'file'."
                 raise ApiError.invalid("file", message, "missing_required_parameter")
             await asyncio.to_thread(_synced, file)
-    except BaseException:
+    except BaseException as error:
         upload.path.unlink(missing_ok=True)
+        if isinstance(error, OSError):
+            raise ApiError(507, f"the server cannot keep this file: {error}") from error
         raise
     return upload
 
