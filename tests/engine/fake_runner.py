@@ -61,7 +61,9 @@ class FakeRunner:
         for place, context in enumerate(contexts):
             adjust = batch.adjust[batch.adjust_start[place] : batch.adjust_start[place + 1]]
             logits = toy_logits(context, self.memory_tokens)
-            rows.append(sample_reference(logits, batch.sampling[place], adjust, width=top))
+            which = int(batch.sampling[place]["mask"])
+            mask = batch.mask[which - 1] if batch.mask is not None and which else None
+            rows.append(sample_reference(logits, batch.sampling[place], adjust, mask, top))
         return StepResult(
             np.array([row.token for row in rows], np.int32),
             np.array([row.logprob for row in rows], np.float32),

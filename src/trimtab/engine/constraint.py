@@ -11,11 +11,17 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
+import numpy as np
+
 from trimtab.engine.landing import Closers, landing
 from trimtab.errors import UsageError
 
 _ROOM = 48
 """Tokens by which one more token is expected to lengthen the way to the end at most."""
+_UNDRAFTED = 8
+"""So close to landing nothing is drafted: the masks behind a draft know nothing of the limit."""
+_FEW = 64
+"""Where the last tokens may be one of so many, each is tried; of more, the way to the end is taken."""
 _SLOWEST_S = 0.5
 """A grammar that takes longer for one token is not worth everybody's wait."""
 
@@ -94,6 +100,8 @@ class Constraint:
         ------
         UsageError : the grammar became too complex on the way, or does not allow the token
         """
+        if self.landing and self._path and token != self._path[0]:
+            return False
         if left >= self._check_at:
             self._consume(self._matcher, token)
             self._path = None
@@ -113,7 +121,6 @@ class Constraint:
 
     def forced(self, left: int) -> Sequence[int]:
         """Tokens that must follow, at most `left` of them."""
-        self._aim(left)
         if self.landing:
             return self._path or ()
         began = time.thread_time()
@@ -123,36 +130,47 @@ class Constraint:
 
     def settle(self, left: int) -> None:
         """Make the mask of the next token, with `left` tokens to go."""
-        self._aim(left)
-        if self.landing and self._path:
-            mask = bytearray(len(self.masks[0] if self.masks else self._matcher.compute_bitmask()))
-            mask[self._path[0] >> 3] = 1 << (self._path[0] & 7)
-            self.masks = [bytes(mask)]
-            return
         began = time.thread_time()
-        self.masks = [self._matcher.compute_bitmask()]
+        mask: bytes = self._matcher.compute_bitmask()
         self._check(began)
+        if self._path:
+            if len(self._path) > left:
+                self._path, self._check_at = None, 0  # it cannot be reached
+            elif self.landing or len(self._path) == left:
+                mask = self._narrowed(mask, left)
+        self.masks = [mask]
 
-    def follow(self, draft: Sequence[int]) -> int:
+    def follow(self, draft: Sequence[int], left: int) -> int:
         """How many tokens of a draft the grammar allows; their masks are in `masks` afterwards."""
-        if self.landing:
-            return 0
         del self.masks[1:]
+        if self.landing or (self._path is not None and left < len(self._path) + _UNDRAFTED):
+            return 0
         ahead = self._matcher.deep_copy()
         for token in draft:
-            if not ahead.try_consume_tokens([token]) or ahead.is_stopped():
-                break
+            if not ahead.try_consume_tokens([token]) or ahead.is_stopped() or ahead.compute_ff_tokens():
+                break  # what is forced is not drafted
             self.masks.append(ahead.compute_bitmask())
         return 0 if ahead.is_error() else len(self.masks) - 1
 
-    def _aim(self, left: int) -> None:
-        """Land when the way to the end takes all that is left; give it up when it takes more."""
-        if not self._path:
-            return
-        if len(self._path) == left:
-            self.landing = True
-        elif len(self._path) > left:
-            self._path, self._check_at = None, 0
+    def _narrowed(self, mask: bytes, left: int) -> bytes:
+        """The mask of a token behind which the output can still end in time."""
+        first = self._path[0] if self._path else 0
+        fitting = [first]
+        if not self.landing:
+            bits = np.unpackbits(np.frombuffer(mask, np.uint8), bitorder="little")
+            allowed: list[int] = np.flatnonzero(bits).tolist()
+            if len(allowed) <= _FEW:
+                fitting += [token for token in allowed if token != first and self._fits(token, left - 1)]
+            else:
+                self.landing = True
+        narrow = bytearray(len(mask))
+        for token in fitting:
+            narrow[token >> 3] |= 1 << (token & 7)
+        return bytes(narrow)
+
+    def _fits(self, token: int, left: int) -> bool:
+        ahead = self._matcher.deep_copy()
+        return bool(ahead.try_consume_tokens([token])) and landing(ahead, self._closers, left) is not None
 
     def _consume(self, matcher: Any, token: int) -> None:
         if not matcher.consume_token(token):
@@ -161,6 +179,8 @@ class Constraint:
 
     def _home_from(self, ahead: Any, token: int, left: int) -> list[int] | None:
         """At most `left` tokens to an end of `ahead`: the rest of the known way, all of it, or a new one."""
+        if ahead.is_accepting():
+            return []
         if self._path:
             for path in ((self._path[1:],) if self._path[0] == token else ()) + (self._path,):
                 trial = ahead.deep_copy()

@@ -202,7 +202,7 @@ def _source(grammar: Grammar, package: Any) -> str:
             made = library.grammar_from_json_schema(prepared(grammar.text))
         elif grammar.kind == "regex":
             # A digit is one of ten; letters are those of all alphabets.
-            made = library.grammar_from_lark(f"start: /{package.regex_to_lark(grammar.text)}/")
+            made = library.grammar_from_lark(f"start: /{package.regex_to_lark(grammar.text, 'd')}/")
         elif grammar.kind == "choice":
             choices = [json.dumps(text, ensure_ascii=False) for text in json.loads(grammar.text)]
             made = library.grammar_from_lark("start: " + " | ".join(choices))

@@ -241,7 +241,7 @@ class Scheduler:
             sequence.lookup = Lookup()
         draft = sequence.lookup.draft(sequence.tokens, longest)
         if sequence.constraint is not None and draft:
-            allowed = sequence.constraint.follow(draft)
+            allowed = sequence.constraint.follow(draft, sequence.limit - len(sequence.tokens))
             if allowed < len(draft):
                 draft = draft[:allowed]
         if not draft:
