@@ -21,6 +21,7 @@ _ANSWERS: dict[tuple[str, str], type[Any]] = {
     ("/v1/models/{name}", "get"): ModelCard,
 }
 _STREAMED = {"/v1/chat/completions", "/v1/completions", "/v1/responses"}
+_TEXT = {"/metrics"}
 
 
 def with_answers(document: dict[str, Any]) -> dict[str, Any]:
@@ -51,6 +52,8 @@ def with_answers(document: dict[str, Any]) -> dict[str, Any]:
                 responses["200"] |= _content(schemas[kind, "serialization"])
             if path in _STREAMED:
                 responses["200"]["content"]["text/event-stream"] = {"schema": {"type": "string"}}
+            if path in _TEXT:
+                responses["200"]["content"] = {"text/plain": {"schema": {"type": "string"}}}
             if (path, method) in requests:
                 media, kind = requests[path, method]
                 content = {media: {"schema": schemas[kind, "validation"]}}
