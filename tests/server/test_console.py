@@ -403,7 +403,7 @@ def test_every_page_by_key_alone(visit: Any, server: Any) -> None:
         seen.add(ring[0])
         assert ring[1] != "none", ring
         assert ring[2] >= 1, ring
-    assert len(seen) > 8
+    assert len(seen) >= 8
     # Write, send, and go to the other pages.
     page.evaluate("() => document.activeElement.blur()")
     page.keyboard.press("g")
