@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 
 from trimtab.server.notify import notify
@@ -26,8 +27,12 @@ def test_ready_and_stopping(tmp_path: Path) -> None:
             [sys.executable, str(FAKES)],
             env=os.environ | {"NOTIFY_SOCKET": str(path)},
             stdout=subprocess.PIPE,
+            text=True,
         ) as server:
             assert manager.recv(100) == b"READY=1"
+            assert server.stdout is not None
+            url = server.stdout.readline().strip()
+            assert httpx.get(f"{url}/ready", timeout=20).status_code == 200
             server.send_signal(signal.SIGTERM)
             assert manager.recv(100) == b"STOPPING=1"
 

@@ -36,7 +36,7 @@ def key_of(field: str) -> str:
 class ModelSettings(BaseModel):
     """Which model, and how it is held and run."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", title="Model")
+    model_config = ConfigDict(frozen=True, extra="forbid", title="Model", defer_build=True)
 
     model: str = Field(
         "smollm2", description="pulled name, .gguf file, safetensors folder or hub id", examples=["smollm2"]
