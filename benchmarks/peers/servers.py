@@ -70,6 +70,10 @@ class Running:
         self._process.wait()
         self._log.close()
 
+    @property
+    def pid(self) -> int:
+        return self._process.pid
+
     def resident_bytes(self, key: str = "VmRSS") -> int:
         """Memory of the server and everything it started."""
         return sum(probe.resident_bytes(each, key) for each in probe.family(self._process.pid))
