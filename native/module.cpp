@@ -3,6 +3,10 @@
 
 #include "bindings.h"
 
+#if defined(__GLIBC__)
+#include <malloc.h>
+#endif
+
 NB_MODULE(_native, m) {
   m.doc() = "Kernels, thread pool and step programs of trimtab";
   bind_ggml(m);
@@ -10,4 +14,9 @@ NB_MODULE(_native, m) {
   bind_sampler(m);
   bind_probe(m);
   bind_core(m);
+  m.def("trim_heap", [] {
+#if defined(__GLIBC__)
+    malloc_trim(0);
+#endif
+  }, "Give freed memory back to the system, where the C library would keep it.");
 }

@@ -69,6 +69,7 @@ def open_model(
     DoesNotFit : the budget is too small; the hint names one that is not
     BadFile, Unsupported, UnknownName, Offline, UsageError : the model cannot be had or read
     """
+    from trimtab._native import trim_heap
     from trimtab.engine.engine import Engine, EngineSettings
     from trimtab.formats.source import open_source
     from trimtab.models.config import config_from
@@ -83,13 +84,13 @@ def open_model(
             runner, plan = _native(source, config, memory, context, reserve_bytes, threads, pin, options)
         else:
             runner, plan = _torch(source, config, memory, context, device, options)
+    trim_heap()  # the file's metadata is gone, and its holes stay otherwise
     most = min(plan.max_running, settings.pop("max_running", None) or plan.max_running)
     prefixes = None
     if prefix_dir is not None:
         prefixes = _prefixes(prefix_dir, prefix_disk_bytes, path, config, runner, plan, options)
-    engine = Engine(
-        runner, tokenizer, EngineSettings(context=plan.context, max_running=most, **settings), prefixes=prefixes
-    )
+    limits = EngineSettings(context=plan.context, max_running=most, **settings)
+    engine = Engine(runner, tokenizer, limits, prefixes=prefixes)
     return Opened(config.name, path, config, tokenizer, plan, engine)
 
 
