@@ -3,7 +3,7 @@
 Work: 32 prompts of 128 tokens each, 128 greedy tokens for each, all at once; generated tokens over the whole
 wall time, prompts included. On one side the engine alone, in a process that hands it tokens and reads them
 when all is done; on the other `trimtab serve`, which gets 32 streamed requests with the text of the same
-prompts, from a client process on the same processors. Alternating rounds; the other side is stopped meanwhile.
+prompts, from a client process on the same processors. Alternating rounds; the other side is stopped in each.
 Target: at least 0.95 of the engine's throughput.
 """
 

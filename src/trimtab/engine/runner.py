@@ -118,7 +118,8 @@ class NativeRunner:
         )  # fmt: skip
         return cls(
             config, program, (pool, weights), max_rows=max_rows, max_wanted=max_wanted,
-            weight_bytes=maker.weight_bytes + (rough.nbytes if rough else 0), step_bytes=read, kernels=chosen.name,
+            weight_bytes=maker.weight_bytes + (rough.nbytes if rough else 0), step_bytes=read,
+            kernels=chosen.name,
         )  # fmt: skip
 
     @staticmethod
