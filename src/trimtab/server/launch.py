@@ -78,7 +78,6 @@ def serve(
         operations.listeners.append(traces)
     app = create_app(loading, settings, operations)
     server = DrainingServer(server_config(app, settings))
-    server.tell = app.state.live.stop
     # The first chat would import the template engine; here it happens while weights are being packed.
     import trimtab.models.chat  # noqa: F401
 

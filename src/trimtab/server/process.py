@@ -39,12 +39,12 @@ class DrainingServer(Server):
     """
 
     ended_by: int = 0
-    tell: Callable[[], None] = staticmethod(lambda: None)  # called when it is to end: streams without an end
 
     def __init__(self, config: Config) -> None:
         super().__init__(config)
         app: Any = config.app
         self._lifecycle: Lifecycle = app.state.operations.lifecycle
+        self._tell: Callable[[], None] = app.state.live.stop  # streams without an end
         self._drain_seconds = config.timeout_graceful_shutdown or 0
         self._deadline = 0.0
         self._certificate: Certificate | None = getattr(config, "certificate", None)
@@ -57,7 +57,7 @@ class DrainingServer(Server):
         self._lifecycle.draining = True
         self._deadline = time.monotonic() + self._drain_seconds
         notify("STOPPING=1")
-        self.tell()
+        self._tell()
 
     async def on_tick(self, counter: int) -> bool:
         if self._lifecycle.draining and not self.should_exit:
