@@ -2,8 +2,8 @@
 
     python docs/screenshots.py [PAGE ...]
 
-Needs the extra `browser` and a Chromium. A few clients keep the server busy for a minute and a half, so that
-the charts have something to show. Pillow, where it is installed, makes the files a third of their size.
+Needs the extra `browser` and a Chromium. A few clients keep the server busy for a minute, so that
+the charts have something to show.
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ def ask(url: str, prompt: str, tokens: int, **more: Any) -> None:
     urllib.request.urlopen(request, timeout=120).read()
 
 
-def crowd(url: str, seconds: float) -> list[threading.Thread]:
+def crowd(url: str, seconds: float) -> None:
     """Clients that come in waves for so long."""
     end = time.monotonic() + seconds
 
@@ -75,22 +75,8 @@ def crowd(url: str, seconds: float) -> list[threading.Thread]:
                 time.sleep(0.5)
             turn += 1
 
-    threads = [threading.Thread(target=client, args=(number,)) for number in range(8)]
-    for thread in threads:
-        thread.start()
-    return threads
-
-
-def save(page: Any, name: str) -> None:
-    path = OUT / f"{name}.png"
-    page.screenshot(path=str(path))
-    try:
-        from PIL import Image
-    except ImportError:
-        return
-    with Image.open(path) as picture:
-        flat = picture.convert("RGB").quantize(200, dither=Image.Dither.NONE)
-    flat.save(path, optimize=True)
+    for number in range(8):
+        threading.Thread(target=client, args=(number,), daemon=True).start()
 
 
 def prepare(page: Any, url: str) -> None:
@@ -124,28 +110,37 @@ def show(page: Any, url: str, name: str) -> None:
             button.click()
         page.locator(".tokens .chip.scored").nth(5).click()
         page.wait_for_timeout(300)
-        page.locator("main").evaluate("(main) => main.scrollTo(0, 0)")
+        # The time at the top of a wide page, the tokens on a phone.
+        page.locator("main").evaluate(
+            """(main) => {
+              const below = main.querySelector(".intervals-box").offsetTop - 60;
+              main.scrollTo(0, innerWidth > 900 ? 0 : below);
+            }"""
+        )
 
 
 def main(wanted: list[str]) -> None:
     OUT.mkdir(exist_ok=True)
     with served() as url, launched() as browser:
+        first = browser.new_context(viewport={"width": 1280, "height": 860})
+        prepare(first.new_page(), url)
+        conversation = first.storage_state()
+        first.close()
+        crowd(url, 75)
+        time.sleep(62)
         for scheme in SCHEMES:
             for device, (width, height) in SIZES.items():
-                size = {"width": width, "height": height}
-                options: dict[str, Any] = {"viewport": size, "color_scheme": scheme}
-                context = browser.new_context(**options, has_touch=device == "phone")
-                page = context.new_page()
-                page.set_viewport_size({"width": 1280, "height": height})
-                prepare(page, url)
-                page.set_viewport_size(size)
-                threads = crowd(url, 95 if (scheme, device) == ("light", "desktop") else 9)
-                time.sleep(85 if (scheme, device) == ("light", "desktop") else 1)
+                context = browser.new_context(
+                    viewport={"width": width, "height": height},
+                    color_scheme=scheme,
+                    has_touch=device == "phone",
+                    storage_state=conversation,
+                )
                 for name in wanted or PAGES:
+                    page = context.new_page()
                     show(page, url, name)
-                    save(page, f"{name}-{device}-{scheme}")
-                for thread in threads:
-                    thread.join()
+                    page.screenshot(path=str(OUT / f"{name}-{device}-{scheme}.png"))
+                    page.close()
                 context.close()
 
 

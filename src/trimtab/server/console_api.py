@@ -43,14 +43,14 @@ def add_routes(app: FastAPI, loading: Loading) -> Live:
     busy = asyncio.Lock()
 
     @app.get("/console/api/live", include_in_schema=False, response_model=None)
-    async def watch(request: Request) -> Response:
+    async def watch() -> Response:
         if watchers[0] >= MOST_WATCHERS:
             raise ApiError(503, f"{MOST_WATCHERS} pages are looking already")
 
         async def events() -> AsyncIterator[str]:
             watchers[0] += 1
             try:
-                async for event in _events(loading, live, boot, request):
+                async for event in _events(loading, live, boot):
                     yield event
             finally:
                 watchers[0] -= 1
@@ -114,7 +114,7 @@ def add_routes(app: FastAPI, loading: Loading) -> Live:
 # --- live -------------------------------------------------------------------------------------------------
 
 
-async def _events(loading: Loading, live: Live, boot: str, request: Request) -> AsyncIterator[str]:
+async def _events(loading: Loading, live: Live, boot: str) -> AsyncIterator[str]:
     """Who answers, ten minutes of history, then a row a second."""
     while not loading.ready:
         yield "event: loading\ndata: {}\n\n"

@@ -96,7 +96,9 @@ async function refusal(response) {
     const { error } = await response.json();
     return new ApiError(response.status, error.message, { code: error.code, param: error.param, retryAfter });
   } catch {
-    return new ApiError(response.status, `The server answered with status ${response.status}.`, { retryAfter });
+    return new ApiError(response.status, `The server answered with status ${response.status}.`, {
+      retryAfter,
+    });
   }
 }
 

@@ -68,7 +68,12 @@ function header() {
   );
   put(
     document.getElementById("head"),
-    h("a", { class: "brand", href: "#/chat", "aria-label": "trimtab, to the chat" }, mark(), h("span", {}, "trimtab")),
+    h(
+      "a",
+      { class: "brand", href: "#/chat", "aria-label": "trimtab, to the chat" },
+      mark(),
+      h("span", {}, "trimtab"),
+    ),
     nav,
     h("div", { class: "status", role: "status" }, dot, model, state),
     h("div", { class: "right" }, rate, themeSwitch(), helpButton()),
@@ -85,7 +90,13 @@ function header() {
 function helpButton() {
   return h(
     "button",
-    { class: "plain", type: "button", "aria-label": "Keyboard shortcuts", title: "Keyboard shortcuts (?)", onclick: showHelp },
+    {
+      class: "plain",
+      type: "button",
+      "aria-label": "Keyboard shortcuts",
+      title: "Keyboard shortcuts (?)",
+      onclick: showHelp,
+    },
     icon("help"),
   );
 }

@@ -33,6 +33,11 @@ export function budgetLine(place) {
     const limit = promised ? ` of ${bytes(promised)} promised` : "";
     link.setAttribute("aria-label", `Memory: ${text}; ${bytes(planned)} planned${limit}`);
     link.title = `${text}; ${bytes(planned)} planned${limit}`;
-    put(link, parts.map(({ name, size }) => h("i", { class: `part-${name}`, style: { "flex-grow": String(size / whole) } })));
+    put(
+      link,
+      parts.map(({ name, size }) =>
+        h("i", { class: `part-${name}`, style: { "flex-grow": String(size / whole) } }),
+      ),
+    );
   });
 }

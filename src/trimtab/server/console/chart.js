@@ -1,4 +1,4 @@
-// Lines over time, as SVG: sharp on every screen, coloured by the style sheet, readable by pointer, key and ear.
+// Lines over time, as SVG: sharp on every screen, coloured by the style sheet, read by pointer, key and ear.
 
 import { fresh, h, put, s, say } from "./dom.js";
 import { clock, ticks } from "./format.js";
@@ -12,11 +12,20 @@ const BOTTOM = 20;
 /**
  * A chart as an element with `draw(rows, now, span)`.
  *
- * series: {name, label, value(row) → number or null, stacked, step, dashed, optional}; the colour comes from the class
- * `series-NAME`. `format` writes a value, `summary(rows)` the sentence below. `most(rows)` can set the top; `binary` is for
- * bytes.
+ * series: {name, label, value(row) → number or null, stacked, step, dashed, optional}; the colour comes from
+ * the class `series-NAME`. `format` writes a value, `summary(rows)` the sentence below. `most(rows)` can set the
+ * top; `binary` is for bytes.
  */
-export function timeChart({ title, unit, series, format, summary, most = null, binary = false, height = 150 }) {
+export function timeChart({
+  title,
+  unit,
+  series,
+  format,
+  summary,
+  most = null,
+  binary = false,
+  height = 150,
+}) {
   const name = fresh("chart");
   const svg = s("svg", { class: "plot", height, "aria-hidden": "true", focusable: "false" });
   const readout = h("div", { class: "readout" });
@@ -67,7 +76,13 @@ export function timeChart({ title, unit, series, format, summary, most = null, b
 
   function grid(top, y, width) {
     return top.map((value) => [
-      s("line", { class: value === 0 ? "axis" : "grid", x1: LEFT, x2: width - RIGHT, y1: snap(y(value)), y2: snap(y(value)) }),
+      s("line", {
+        class: value === 0 ? "axis" : "grid",
+        x1: LEFT,
+        x2: width - RIGHT,
+        y1: snap(y(value)),
+        y2: snap(y(value)),
+      }),
       s("text", { class: "tick", x: LEFT - 7, y: y(value) + 3.5, "text-anchor": "end" }, format(value)),
     ]);
   }
@@ -109,7 +124,10 @@ export function timeChart({ title, unit, series, format, summary, most = null, b
       });
       const area =
         one.stacked && points.length > 1
-          ? `M${points.map(([px, py]) => `${px.toFixed(1)} ${py.toFixed(1)}`).join("L")}L${points.toReversed().map(([px, , low]) => `${px.toFixed(1)} ${low.toFixed(1)}`).join("L")}Z`
+          ? `M${points.map(([px, py]) => `${px.toFixed(1)} ${py.toFixed(1)}`).join("L")}L${points
+              .toReversed()
+              .map(([px, , low]) => `${px.toFixed(1)} ${low.toFixed(1)}`)
+              .join("L")}Z`
           : "";
       return s(
         "g",
@@ -145,7 +163,14 @@ export function timeChart({ title, unit, series, format, summary, most = null, b
     const values = series.map((one) => {
       const value = row ? one.value(row) : null;
       if (one.optional && value === null) return null;
-      return h("span", { class: `value series-${one.name}${one.dashed ? " dashed" : ""}` }, h("i"), one.label, " ", h("b", {}, value === null || value === undefined ? "–" : format(value)));
+      return h(
+        "span",
+        { class: `value series-${one.name}${one.dashed ? " dashed" : ""}` },
+        h("i"),
+        one.label,
+        " ",
+        h("b", {}, value === null || value === undefined ? "–" : format(value)),
+      );
     });
     put(readout, moment, values);
     return row;
@@ -157,7 +182,10 @@ export function timeChart({ title, unit, series, format, summary, most = null, b
     figure.draw(state.seen, state.now, state.span);
     const row = nearest(state.seen);
     if (aloud && row) {
-      say(spoken, `${clock(row[0])}: ${series.map((one) => `${one.label} ${one.value(row) === null ? "none" : format(one.value(row))}`).join(", ")}`);
+      say(
+        spoken,
+        `${clock(row[0])}: ${series.map((one) => `${one.label} ${one.value(row) === null ? "none" : format(one.value(row))}`).join(", ")}`,
+      );
     }
   }
 
@@ -170,7 +198,9 @@ export function timeChart({ title, unit, series, format, summary, most = null, b
   frame.addEventListener("pointerleave", () => choose(null, false));
   frame.addEventListener("blur", () => choose(null, false));
   frame.addEventListener("keydown", (event) => {
-    const steps = { ArrowLeft: -1, ArrowRight: 1, PageUp: -30, PageDown: 30, Home: -1e6, End: 1e6 }[event.key];
+    const steps = { ArrowLeft: -1, ArrowRight: 1, PageUp: -30, PageDown: 30, Home: -1e6, End: 1e6 }[
+      event.key
+    ];
     if (steps === undefined || !state?.seen.length) return;
     event.preventDefault();
     const row = nearest(state.seen) ?? state.seen.at(-1);

@@ -50,7 +50,12 @@ export function moved(rest) {
 function load(id) {
   const found = id ? store.get(id) : null;
   // An answer that had not begun when the page was closed is none.
-  if (found?.messages.at(-1)?.role === "assistant" && !found.messages.at(-1).content && !found.messages.at(-1).error) found.messages.pop();
+  if (
+    found?.messages.at(-1)?.role === "assistant" &&
+    !found.messages.at(-1).content &&
+    !found.messages.at(-1).error
+  )
+    found.messages.pop();
   return found;
 }
 
@@ -68,7 +73,17 @@ function parts() {
       "div",
       { class: "side-head" },
       h("h2", {}, "Conversations"),
-      h("button", { type: "button", class: "plain", title: "New conversation (n)", "aria-label": "New conversation", onclick: () => begin(store.make()) }, icon("plus")),
+      h(
+        "button",
+        {
+          type: "button",
+          class: "plain",
+          title: "New conversation (n)",
+          "aria-label": "New conversation",
+          onclick: () => begin(store.make()),
+        },
+        icon("plus"),
+      ),
       closer("side"),
     ),
     list,
@@ -76,8 +91,19 @@ function parts() {
   const panel = h("aside", { class: "panel", id: "settings", "aria-label": "Settings of this conversation" });
   const thread = h("div", { class: "thread", role: "region", "aria-label": "Messages", tabindex: 0 });
   const speech = announcer();
-  const latest = h("button", { type: "button", class: "latest", hidden: true, onclick: () => bottom(true) }, icon("down"), "To the end");
-  const field = h("textarea", { id: fresh("write"), rows: 1, placeholder: "Message", "aria-label": "Message", enterkeyhint: "send" });
+  const latest = h(
+    "button",
+    { type: "button", class: "latest", hidden: true, onclick: () => bottom(true) },
+    icon("down"),
+    "To the end",
+  );
+  const field = h("textarea", {
+    id: fresh("write"),
+    rows: 1,
+    placeholder: "Message",
+    "aria-label": "Message",
+    enterkeyhint: "send",
+  });
   const model = h("select", { "aria-label": "Model", class: "model-choice" });
   const send = h("button", { type: "submit", class: "primary send" });
   const hint = h("span", { class: "hint" });
@@ -115,14 +141,34 @@ function parts() {
     if (talk.messages.length) keep();
   });
   thread.addEventListener("scroll", () => (latest.hidden = atEnd()));
-  return { side, list, panel, thread, speech, latest, field, model, send, hint, form, middle: h("section", { class: "talk", "aria-label": "Conversation" }, thread, latest, speech, form) };
+  return {
+    side,
+    list,
+    panel,
+    thread,
+    speech,
+    latest,
+    field,
+    model,
+    send,
+    hint,
+    form,
+    middle: h("section", { class: "talk", "aria-label": "Conversation" }, thread, latest, speech, form),
+  };
 }
 
 /** A button that opens a side part; on a wide page it shows and hides it. */
 function opener(which, target, picture, label) {
   const button = h(
     "button",
-    { type: "button", class: `plain open-${which}`, title: label, "aria-label": label, "aria-controls": target, "aria-expanded": "false" },
+    {
+      type: "button",
+      class: `plain open-${which}`,
+      title: label,
+      "aria-label": label,
+      "aria-controls": target,
+      "aria-expanded": "false",
+    },
     icon(picture),
   );
   button.addEventListener("click", () => toggle(which));
@@ -130,7 +176,11 @@ function opener(which, target, picture, label) {
 }
 
 function closer(which) {
-  return h("button", { type: "button", class: "plain close", "aria-label": "Close", onclick: () => toggle(which, false) }, icon("close"));
+  return h(
+    "button",
+    { type: "button", class: "plain close", "aria-label": "Close", onclick: () => toggle(which, false) },
+    icon("close"),
+  );
 }
 
 function toggle(which, to) {
@@ -144,7 +194,11 @@ function toggle(which, to) {
 
 function draw() {
   conversations();
-  put(page.panel, h("div", { class: "side-head" }, h("h2", {}, "Settings"), closer("panel")), optionsForm(talk, () => talk.messages.length && keep()));
+  put(
+    page.panel,
+    h("div", { class: "side-head" }, h("h2", {}, "Settings"), closer("panel")),
+    optionsForm(talk, () => talk.messages.length && keep()),
+  );
   messages();
   sendButton();
   choose();
@@ -161,13 +215,23 @@ function conversations() {
         { class: line.id === talk.id ? "current" : null },
         h(
           "a",
-          { href: `#/chat/${line.id}`, "aria-current": line.id === talk.id ? "true" : null, onclick: () => begin(load(line.id)) },
+          {
+            href: `#/chat/${line.id}`,
+            "aria-current": line.id === talk.id ? "true" : null,
+            onclick: () => begin(load(line.id)),
+          },
           h("span", { class: "name" }, line.title || "Untitled"),
           h("span", { class: "when" }, ago(line.updated)),
         ),
         h(
           "button",
-          { type: "button", class: "plain remove", "aria-label": `Delete “${line.title || "Untitled"}”`, title: "Delete", onclick: () => remove(line) },
+          {
+            type: "button",
+            class: "plain remove",
+            "aria-label": `Delete “${line.title || "Untitled"}”`,
+            title: "Delete",
+            onclick: () => remove(line),
+          },
           icon("trash"),
         ),
       ),
@@ -201,12 +265,23 @@ function welcome() {
     { class: "welcome" },
     h("h1", {}, feed.hello ? `Talk to ${feed.hello.model}` : "Talk to the model"),
     h("p", {}, "It runs on this server. What you write stays in this browser and on that machine."),
-    h("ul", {}, EXAMPLES.map((text) => h("li", {}, h("button", { type: "button", class: "example", onclick: () => submit(text) }, text)))),
+    h(
+      "ul",
+      {},
+      EXAMPLES.map((text) =>
+        h("li", {}, h("button", { type: "button", class: "example", onclick: () => submit(text) }, text)),
+      ),
+    ),
   );
 }
 
 function readiness() {
-  const words = { loading: "The model is loading; a message waits for it.", lost: "No connection to the server.", stopping: "The server is stopping.", connecting: "Connecting…" };
+  const words = {
+    loading: "The model is loading; a message waits for it.",
+    lost: "No connection to the server.",
+    stopping: "The server is stopping.",
+    connecting: "Connecting…",
+  };
   say(page.hint, words[feed.state] ?? "");
   const heading = page.thread.querySelector(".welcome h1");
   if (heading && feed.hello) say(heading, `Talk to ${feed.hello.model}`);
@@ -215,7 +290,10 @@ function readiness() {
 async function models() {
   try {
     const { data } = await json("v1/models", { quiet: true });
-    put(page.model, data.map(({ id }) => h("option", { value: id }, id)));
+    put(
+      page.model,
+      data.map(({ id }) => h("option", { value: id }, id)),
+    );
     choose();
   } catch {
     // The list comes with the next connection; until then the server's default answers.
@@ -320,7 +398,8 @@ async function ask() {
     current.abort.signal,
   );
   running = null;
-  if (message.stats.finish === "stopped" && !message.content) mine.messages.splice(mine.messages.indexOf(message), 1);
+  if (message.stats.finish === "stopped" && !message.content)
+    mine.messages.splice(mine.messages.indexOf(message), 1);
   if (mine.messages.length) store.save(mine);
   if (mine !== talk || !page.form.isConnected) return;
   const follows = atEnd();
@@ -334,7 +413,10 @@ async function ask() {
 function keep() {
   store.save(talk);
   conversations();
-  if (store.full) toast("This browser keeps no more conversations: delete some, or they last only until the page is closed.");
+  if (store.full)
+    toast(
+      "This browser keeps no more conversations: delete some, or they last only until the page is closed.",
+    );
 }
 
 function sendButton() {

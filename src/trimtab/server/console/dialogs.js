@@ -47,11 +47,20 @@ export function open(title, content, { ok = "OK", danger = false, value = () => 
 /** Ask for the server's key; resolves to it, or to null. */
 export async function askForKey(wasWrong) {
   const field = h("input", {
-    type: "password", name: "key", autocomplete: "current-password", required: true, id: fresh("key"), spellcheck: "false",
+    type: "password",
+    name: "key",
+    autocomplete: "current-password",
+    required: true,
+    id: fresh("key"),
+    spellcheck: "false",
   });
   const keep = h("input", { type: "checkbox" });
   const content = [
-    h("p", {}, wasWrong ? "The server does not know this key." : "This server answers only those who have a key."),
+    h(
+      "p",
+      {},
+      wasWrong ? "The server does not know this key." : "This server answers only those who have a key.",
+    ),
     h("label", { for: field.id }, "API key"),
     field,
     h("label", { class: "check" }, keep, "Remember it in this browser"),
@@ -69,11 +78,19 @@ export function confirm(question, ok) {
 
 /** The list of keys. */
 export function showHelp() {
-  const on = h("input", { type: "checkbox", checked: shortcutsOn(), onchange: () => turnShortcuts(on.checked) });
+  const on = h("input", {
+    type: "checkbox",
+    checked: shortcutsOn(),
+    onchange: () => turnShortcuts(on.checked),
+  });
   return open(
     "Keyboard",
     [
-      h("dl", { class: "keys" }, SHORTCUTS.map(([key, what]) => [h("dt", {}, h("kbd", {}, key)), h("dd", {}, what)])),
+      h(
+        "dl",
+        { class: "keys" },
+        SHORTCUTS.map(([key, what]) => [h("dt", {}, h("kbd", {}, key)), h("dd", {}, what)]),
+      ),
       h("label", { class: "check" }, on, "Single keys act outside of text fields"),
     ],
     { ok: null },

@@ -16,9 +16,11 @@ function fill(element, props, children) {
   for (const [name, value] of Object.entries(props ?? {})) {
     if (value === undefined || value === null || value === false) continue;
     if (name.startsWith("on")) element.addEventListener(name.slice(2), value);
-    else if (name === "style") for (const [key, one] of Object.entries(value)) element.style.setProperty(key, one);
+    else if (name === "style")
+      for (const [key, one] of Object.entries(value)) element.style.setProperty(key, one);
     else if (name === "data") for (const [key, one] of Object.entries(value)) element.dataset[key] = one;
-    else if (name === "value" || name === "checked" || name === "disabled" || name === "open") element[name] = value;
+    else if (name === "value" || name === "checked" || name === "disabled" || name === "open")
+      element[name] = value;
     else element.setAttribute(name, value === true ? "" : String(value));
   }
   add(element, children);

@@ -59,6 +59,7 @@ export function percent(share) {
   if (share === null || share === undefined || Number.isNaN(share)) return "–";
   const value = share * 100;
   if (value === 0) return "0 %";
+  if (value > 0 && value < 0.05) return "< 0.1 %";
   return `${value !== 0 && value < 1 ? value.toFixed(1) : value.toFixed(value < 10 ? 1 : 0)} %`;
 }
 

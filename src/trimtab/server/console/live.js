@@ -6,11 +6,16 @@ import { feed, follow } from "./feed.js";
 import { bytes, count, milliseconds, percent, short } from "./format.js";
 import { icon } from "./icons.js";
 
-const SPANS = [["1 min", 60_000], ["3 min", 180_000], ["10 min", 600_000]];
+const SPANS = [
+  ["1 min", 60_000],
+  ["3 min", 180_000],
+  ["10 min", 600_000],
+];
 let span = 180_000;
 
 const at = (name) => (row) => row[feed.column(name)];
-const mean = (rows, name) => rows.reduce((sum, row) => sum + (at(name)(row) ?? 0), 0) / Math.max(1, rows.length);
+const mean = (rows, name) =>
+  rows.reduce((sum, row) => sum + (at(name)(row) ?? 0), 0) / Math.max(1, rows.length);
 const highest = (rows, name) => rows.reduce((most, row) => Math.max(most, at(name)(row) ?? 0), 0);
 const rate = (value) => short(value);
 const whole = (value) => (Number.isInteger(value) ? count(value) : "");
@@ -44,7 +49,12 @@ export function open(place, rest, signal) {
     h(
       "div",
       { class: "sheet" },
-      h("div", { class: "sheet-head" }, h("h1", {}, "Live"), h("div", { class: "controls" }, spans(draw), pause)),
+      h(
+        "div",
+        { class: "sheet-head" },
+        h("h1", {}, "Live"),
+        h("div", { class: "controls" }, spans(draw), pause),
+      ),
       note,
       figures,
       h("div", { class: "charts" }, charts),
@@ -60,13 +70,16 @@ export function open(place, rest, signal) {
 }
 
 function message() {
-  if (feed.state === "lost") return "No connection to the server. These are the last figures; they go on when it answers again.";
+  if (feed.state === "lost")
+    return "No connection to the server. These are the last figures; they go on when it answers again.";
   if (feed.state === "refused") return feed.error;
   if (feed.state === "loading") return "The model is loading. Figures begin when it is there.";
   if (feed.state === "stopping") return "The server is stopping: what runs is being finished.";
   if (!feed.hello) return "Connecting…";
   const quiet = feed.rows.every((row) => at("steps")(row) === 0);
-  return quiet ? "Nothing has run in the last ten minutes. Send a message in the chat or call the API, and watch." : "";
+  return quiet
+    ? "Nothing has run in the last ten minutes. Send a message in the chat or call the API, and watch."
+    : "";
 }
 
 function spans(changed) {
@@ -86,7 +99,8 @@ function numbers(place) {
   const { pages_total: pages, max_running: most, max_waiting: queue, promised } = feed.hello;
   const last = (name) => feed.last(name);
   const held = last("pages_held") ?? 0;
-  const pair = (label, value, note) => h("div", {}, h("dt", {}, label), h("dd", {}, value, note && h("small", {}, note)));
+  const pair = (label, value, note) =>
+    h("div", {}, h("dt", {}, label), h("dd", {}, value, note && h("small", {}, note)));
   put(
     place,
     pair("Decode", short(last("decode") ?? 0), "tok/s"),
@@ -140,7 +154,10 @@ function makeCharts() {
       unit: "of 16 tokens",
       format: whole,
       most: () => 8,
-      series: lines(["pages_held", "in use", { stacked: true }], ["pages_idle", "kept for sharing", { stacked: true }]),
+      series: lines(
+        ["pages_held", "in use", { stacked: true }],
+        ["pages_idle", "kept for sharing", { stacked: true }],
+      ),
       summary: (rows) => {
         const total = feed.hello.pages_total;
         return `${count(now(rows, "pages_held"))} of ${count(total)} pages in use (${percent(now(rows, "pages_held") / total)}), at most ${percent(highest(rows, "pages_held") / total)}.`;
@@ -154,12 +171,20 @@ function makeCharts() {
       most: () => feed.hello.promised ?? 0,
       series: [
         { name: "resident", label: "resident", value: at("resident") },
-        { name: "promised", label: "promised", dashed: true, optional: true, value: () => feed.hello.promised },
+        {
+          name: "promised",
+          label: "promised",
+          dashed: true,
+          optional: true,
+          value: () => feed.hello.promised,
+        },
       ],
       summary: (rows) => {
         const { promised } = feed.hello;
         const most = `${bytes(now(rows, "resident"))} now, ${bytes(highest(rows, "resident"))} at most`;
-        return promised ? `${most}; ${bytes(promised)} is promised, ${percent(highest(rows, "resident") / promised)} of it was used.` : `${most}; no ceiling was promised (--memory).`;
+        return promised
+          ? `${most}; ${bytes(promised)} is promised, ${percent(highest(rows, "resident") / promised)} of it was used.`
+          : `${most}; no ceiling was promised (--memory).`;
       },
     }),
   ];

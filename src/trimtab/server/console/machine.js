@@ -26,7 +26,12 @@ export function open(place, rest, signal) {
       h("div", { class: "sheet-head" }, h("h1", {}, "Machine")),
       note,
       h("section", { "aria-labelledby": "memory-title" }, h("h2", { id: "memory-title" }, "Memory"), memory),
-      h("section", { "aria-labelledby": "roofline-title" }, h("h2", { id: "roofline-title" }, "Roofline"), roofline),
+      h(
+        "section",
+        { "aria-labelledby": "roofline-title" },
+        h("h2", { id: "roofline-title" }, "Roofline"),
+        roofline,
+      ),
       lists,
     ),
   );
@@ -48,7 +53,11 @@ export function open(place, rest, signal) {
   }
 
   function rooflineInto() {
-    const button = h("button", { type: "button", class: facts.limits ? "" : "primary" }, facts.limits ? "Measure again" : "Measure this machine");
+    const button = h(
+      "button",
+      { type: "button", class: facts.limits ? "" : "primary" },
+      facts.limits ? "Measure again" : "Measure this machine",
+    );
     const why = h("p", { class: "wrong", role: "alert" });
     button.addEventListener("click", async () => {
       button.disabled = true;
@@ -62,10 +71,18 @@ export function open(place, rest, signal) {
         say(why, error.message);
       }
     });
-    const when = facts.limits ? `Measured ${new Date(facts.limits.date).toLocaleString("en-GB")} with ${facts.limits.threads} threads.` : "";
+    const when = facts.limits
+      ? `Measured ${new Date(facts.limits.date).toLocaleString("en-GB")} with ${facts.limits.threads} threads.`
+      : "";
     put(
       roofline,
-      facts.limits ? plot : h("p", { class: "none" }, "The limits of this machine are not known yet: how fast it reads memory and multiplies. Measuring takes about a second and 272 MiB, and only while nothing runs."),
+      facts.limits
+        ? plot
+        : h(
+            "p",
+            { class: "none" },
+            "The limits of this machine are not known yet: how fast it reads memory and multiplies. Measuring takes about a second and 272 MiB, and only while nothing runs.",
+          ),
       h("div", { class: "below" }, h("small", {}, when), button),
       why,
     );
@@ -95,21 +112,39 @@ function budget() {
   const { parts, planned, promised, whole } = divide();
   const spare = Math.max(0, whole - planned);
   const resident = feed.last("resident");
-  const all = spare > 0 ? [...parts, { name: "spare", label: "left of the promise", size: spare }] : parts;
+  const all =
+    spare > whole / 100 ? [...parts, { name: "spare", label: "left of the promise", size: spare }] : parts;
   return [
     h(
       "div",
       { class: "budget-bar", role: "img", "aria-label": `Memory plan of ${bytes(whole)}` },
-      all.map(({ name, size }) => h("i", { class: `part-${name}`, style: { width: `${(size / whole) * 100}%` } })),
-      resident && h("b", { class: "resident", style: { left: `${Math.min(100, (resident / whole) * 100)}%` }, title: `resident now: ${bytes(resident)}` }),
+      all.map(({ name, size }) =>
+        h("i", { class: `part-${name}`, style: { width: `${(size / whole) * 100}%` } }),
+      ),
+      resident &&
+        h("b", {
+          class: "resident",
+          style: { left: `${Math.min(100, (resident / whole) * 100)}%` },
+          title: `resident now: ${bytes(resident)}`,
+        }),
     ),
     h(
       "dl",
       { class: "parts" },
       all.map(({ name, label, size }) =>
-        h("div", {}, h("dt", {}, h("i", { class: `part-${name}` }), label), h("dd", {}, bytes(size), h("small", {}, percent(size / whole)))),
+        h(
+          "div",
+          {},
+          h("dt", {}, h("i", { class: `part-${name}` }), label),
+          h("dd", {}, bytes(size), h("small", {}, percent(size / whole))),
+        ),
       ),
-      h("div", { class: "now" }, h("dt", {}, h("b", { class: "resident" }), "resident now"), h("dd", {}, bytes(resident), h("small", {}, percent(resident / whole)))),
+      h(
+        "div",
+        { class: "now" },
+        h("dt", {}, h("b", { class: "resident" }), "resident now"),
+        h("dd", {}, bytes(resident), h("small", {}, percent(resident / whole))),
+      ),
     ),
     h(
       "p",
@@ -125,13 +160,21 @@ function budget() {
 
 function listed({ processor, kernels, model, memory, work, limits }) {
   const threads = `${kernels.threads} of ${processor.processors}`;
-  const caches = Object.entries(processor.caches).map(([name, size]) => `${name} ${size}`).join(", ");
+  const caches = Object.entries(processor.caches)
+    .map(([name, size]) => `${name} ${size}`)
+    .join(", ");
   const list = (title, pairs) =>
     h(
       "section",
       {},
       h("h2", {}, title),
-      h("dl", {}, pairs.filter(([, value]) => value !== undefined && value !== "").map(([name, value]) => h("div", {}, h("dt", {}, name), h("dd", {}, value)))),
+      h(
+        "dl",
+        {},
+        pairs
+          .filter(([, value]) => value !== undefined && value !== "")
+          .map(([name, value]) => h("div", {}, h("dt", {}, name), h("dd", {}, value))),
+      ),
     );
   return [
     list("Processor", [
@@ -140,17 +183,36 @@ function listed({ processor, kernels, model, memory, work, limits }) {
       ["Caches", caches],
       ["Memory of the machine", bytes(processor.memory_bytes)],
       ["System", processor.system],
-      ["Kernels", [h("b", {}, kernels.set || "torch"), kernels.available.length > 1 && ` of ${kernels.available.join(", ")}`]],
-      ["Features found", h("span", { class: "words" }, processor.features.map((name) => h("code", {}, name)))],
+      [
+        "Kernels",
+        [
+          h("b", {}, kernels.set || "torch"),
+          kernels.available.length > 1 && ` of ${kernels.available.join(", ")}`,
+        ],
+      ],
+      [
+        "Features found",
+        h(
+          "span",
+          { class: "words" },
+          processor.features.map((name) => h("code", {}, name)),
+        ),
+      ],
     ]),
     list("Model", [
       ["Name", model.name],
       ["Architecture", model.architecture],
       ["Layers", count(model.layers)],
       ["Width", model.hidden && `${count(model.hidden)}, feed-forward ${count(model.mlp)}`],
-      ["Attention", model.heads && `${model.heads} heads of ${model.head_dim}, ${model.kv_heads} for keys and values`],
+      [
+        "Attention",
+        model.heads && `${model.heads} heads of ${model.head_dim}, ${model.kv_heads} for keys and values`,
+      ],
       ["Vocabulary", count(model.vocab_size)],
-      ["Context", feed.hello && `${count(feed.hello.context)} tokens here, ${count(model.context)} in the model`],
+      [
+        "Context",
+        feed.hello && `${count(feed.hello.context)} tokens here, ${count(model.context)} in the model`,
+      ],
     ]),
     list("Work", [
       ["A step reads", `${bytes(work.step_bytes)} of weights`],
@@ -158,8 +220,16 @@ function listed({ processor, kernels, model, memory, work, limits }) {
       ["A token computes", work.row_ops && si(work.row_ops + work.wanted_ops, "operations")],
       ["Most memory so far", bytes(memory.highest)],
       ["The machine has free", bytes(memory.available)],
-      ["Reads memory at", limits && `${si(limits.read_bytes_per_s, "B/s")} (best ${si(limits.best_read_bytes_per_s, "B/s")})`],
-      ["One sequence at most", limits && work.step_bytes && `${short(limits.read_bytes_per_s / work.step_bytes)} tok/s without drafts`],
+      [
+        "Reads memory at",
+        limits && `${si(limits.read_bytes_per_s, "B/s")} (best ${si(limits.best_read_bytes_per_s, "B/s")})`,
+      ],
+      [
+        "One sequence at most",
+        limits &&
+          work.step_bytes &&
+          `${short(limits.read_bytes_per_s / work.step_bytes)} tok/s without drafts`,
+      ],
     ]),
   ];
 }

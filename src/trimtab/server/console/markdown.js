@@ -75,7 +75,12 @@ function blocks(lines, depth) {
       const [list, next] = items(lines, at, depth);
       made.push(list);
       at = next;
-    } else if (line.includes("|") && at + 1 < lines.length && lines[at + 1].includes("-") && DIVIDER.test(lines[at + 1])) {
+    } else if (
+      line.includes("|") &&
+      at + 1 < lines.length &&
+      lines[at + 1].includes("-") &&
+      DIVIDER.test(lines[at + 1])
+    ) {
       const [table, next] = rows(lines, at);
       made.push(table);
       at = next;
@@ -83,7 +88,18 @@ function blocks(lines, depth) {
       const start = at;
       at += 1;
       while (at < lines.length && !interrupts(lines[at], depth)) at += 1;
-      made.push(h("p", {}, inline(lines.slice(start, at).map((one) => one.trimStart()).join("\n"))));
+      made.push(
+        h(
+          "p",
+          {},
+          inline(
+            lines
+              .slice(start, at)
+              .map((one) => one.trimStart())
+              .join("\n"),
+          ),
+        ),
+      );
     }
   }
   return made;
@@ -97,7 +113,9 @@ function interrupts(line, depth) {
 function items(lines, at, depth) {
   const [, indent, first] = lines[at].match(ITEM);
   const ordered = /\d/.test(first);
-  const list = h(ordered ? "ol" : "ul", { start: ordered && parseInt(first, 10) !== 1 ? parseInt(first, 10) : null });
+  const list = h(ordered ? "ol" : "ul", {
+    start: ordered && parseInt(first, 10) !== 1 ? parseInt(first, 10) : null,
+  });
   while (at < lines.length) {
     const match = lines[at].match(ITEM);
     if (!match || match[1].length > indent.length + 1 || /\d/.test(match[2]) !== ordered) break;
@@ -108,7 +126,8 @@ function items(lines, at, depth) {
     while (at < lines.length) {
       const next = lines[at];
       const inside = next.search(/\S/) >= Math.min(margin, indent.length + 2);
-      const goesOn = next.trim() !== "" && !ITEM.test(next) && inner.at(-1).trim() !== "" && !FENCE.test(next);
+      const goesOn =
+        next.trim() !== "" && !ITEM.test(next) && inner.at(-1).trim() !== "" && !FENCE.test(next);
       if (next.trim() === "" ? !blankGoesOn(lines, at, indent.length) : !(inside || goesOn)) break;
       inner.push(next.trim() === "" ? "" : next.slice(Math.min(margin, Math.max(0, next.search(/\S/)))));
       at += 1;
@@ -135,19 +154,44 @@ function blankGoesOn(lines, at, indent) {
 
 function rows(lines, at) {
   const cells = (line) =>
-    line.trim().replace(/^\|/, "").replace(/(^|[^\\])\|$/, "$1").split(/(?<!\\)\|/).map((one) => one.trim().replace(/\\\|/g, "|"));
-  const sides = cells(lines[at + 1]).map((one) => (one.endsWith(":") ? (one.startsWith(":") ? "center" : "right") : "left"));
+    line
+      .trim()
+      .replace(/^\|/, "")
+      .replace(/(^|[^\\])\|$/, "$1")
+      .split(/(?<!\\)\|/)
+      .map((one) => one.trim().replace(/\\\|/g, "|"));
+  const sides = cells(lines[at + 1]).map((one) =>
+    one.endsWith(":") ? (one.startsWith(":") ? "center" : "right") : "left",
+  );
   const row = (line, tag) =>
-    h("tr", {}, cells(line).slice(0, 64).map((one, i) => h(tag, { class: `align-${sides[i] ?? "left"}` }, inline(one))));
+    h(
+      "tr",
+      {},
+      cells(line)
+        .slice(0, 64)
+        .map((one, i) => h(tag, { class: `align-${sides[i] ?? "left"}` }, inline(one))),
+    );
   const head = row(lines[at], "th");
   const body = [];
   at += 2;
   while (at < lines.length && lines[at].includes("|")) body.push(row(lines[at++], "td"));
-  return [h("div", { class: "scroll", tabindex: 0, role: "region", "aria-label": "Table" }, h("table", {}, h("thead", {}, head), h("tbody", {}, body))), at];
+  return [
+    h(
+      "div",
+      { class: "scroll", tabindex: 0, role: "region", "aria-label": "Table" },
+      h("table", {}, h("thead", {}, head), h("tbody", {}, body)),
+    ),
+    at,
+  ];
 }
 
 function code(text, language) {
-  const button = h("button", { class: "plain small", type: "button", onclick: () => copy(text, button) }, icon("copy"), h("span", { class: "label" }, "Copy"));
+  const button = h(
+    "button",
+    { class: "plain small", type: "button", onclick: () => copy(text, button) },
+    icon("copy"),
+    h("span", { class: "label" }, "Copy"),
+  );
   return h(
     "figure",
     { class: "code" },
@@ -186,12 +230,35 @@ function inline(text, depth = 0) {
     if (letter === "\\" && /[!-/:-@[-`{-~]/.test(text[at + 1] ?? "")) {
       plain += text[at + 1];
       at += 2;
-    } else if (letter === "`" && pair(text.slice(at).match(/^`{1,3}/)[0], (inner) => h("code", {}, inner))) continue;
-    else if (letter === "*" && text[at + 1] === "*" && pair("**", (inner) => h("strong", {}, inline(inner, depth + 1)))) continue;
-    else if (letter === "_" && text[at + 1] === "_" && edge(text, at) && pair("__", (inner) => h("strong", {}, inline(inner, depth + 1)))) continue;
-    else if (letter === "*" && text[at + 1] !== "*" && pair("*", (inner) => h("em", {}, inline(inner, depth + 1)))) continue;
-    else if (letter === "_" && edge(text, at) && pair("_", (inner) => h("em", {}, inline(inner, depth + 1)))) continue;
-    else if (letter === "~" && text[at + 1] === "~" && pair("~~", (inner) => h("s", {}, inline(inner, depth + 1)))) continue;
+    } else if (letter === "`" && pair(text.slice(at).match(/^`{1,3}/)[0], (inner) => h("code", {}, inner)))
+      continue;
+    else if (
+      letter === "*" &&
+      text[at + 1] === "*" &&
+      pair("**", (inner) => h("strong", {}, inline(inner, depth + 1)))
+    )
+      continue;
+    else if (
+      letter === "_" &&
+      text[at + 1] === "_" &&
+      edge(text, at) &&
+      pair("__", (inner) => h("strong", {}, inline(inner, depth + 1)))
+    )
+      continue;
+    else if (
+      letter === "*" &&
+      text[at + 1] !== "*" &&
+      pair("*", (inner) => h("em", {}, inline(inner, depth + 1)))
+    )
+      continue;
+    else if (letter === "_" && edge(text, at) && pair("_", (inner) => h("em", {}, inline(inner, depth + 1))))
+      continue;
+    else if (
+      letter === "~" &&
+      text[at + 1] === "~" &&
+      pair("~~", (inner) => h("s", {}, inline(inner, depth + 1)))
+    )
+      continue;
     else if ((letter === "[" || (letter === "!" && text[at + 1] === "[")) && link()) continue;
     else if (letter === "h" && bare()) continue;
     else if (letter === "\n") {
@@ -213,7 +280,12 @@ function inline(text, depth = 0) {
     const end = close < 0 ? -1 : text.indexOf(")", close + 2);
     if (end < 0) missing.link = true;
     if (end < 0 || close - start > 1000 || end - close > 2000) return false;
-    const address = safe(text.slice(close + 2, end).trim().split(/\s/, 1)[0]);
+    const address = safe(
+      text
+        .slice(close + 2, end)
+        .trim()
+        .split(/\s/, 1)[0],
+    );
     const label = text.slice(start, close);
     if (address === null || label.includes("[")) return false;
     flush();
@@ -251,5 +323,9 @@ function safe(address) {
 }
 
 function anchor(address, children) {
-  return h("a", { href: address, target: "_blank", rel: "noopener noreferrer nofollow", title: address }, children);
+  return h(
+    "a",
+    { href: address, target: "_blank", rel: "noopener noreferrer nofollow", title: address },
+    children,
+  );
 }

@@ -28,7 +28,12 @@ export function messageView(message, actions) {
     if (user) put(text, message.content);
     else body(message.content, streaming);
     article.classList.toggle("streaming", Boolean(streaming));
-    put(foot, streaming ? waiting(message) : [failure(message, actions), cost(message), buttons(message, actions, article)]);
+    put(
+      foot,
+      streaming
+        ? waiting(message)
+        : [failure(message, actions), cost(message), buttons(message, actions, article)],
+    );
   };
   article.edit = () => edit(message, actions, article, text, foot);
   article.update(false);
@@ -74,7 +79,10 @@ function failure(message, actions) {
 
 function cost({ stats }) {
   if (!stats || stats.ttft_ms === null) return null;
-  const parts = [`${count(stats.tokens)} ${stats.tokens === 1 ? "token" : "tokens"}`, `TTFT ${milliseconds(stats.ttft_ms)}`];
+  const parts = [
+    `${count(stats.tokens)} ${stats.tokens === 1 ? "token" : "tokens"}`,
+    `TTFT ${milliseconds(stats.ttft_ms)}`,
+  ];
   if (stats.tokens_per_s) parts.push(`${short(stats.tokens_per_s)} tok/s`);
   const [end, why] = ENDS[stats.finish] ?? [];
   return h(
@@ -98,7 +106,11 @@ function buttons(message, actions, article) {
       message.stats?.request &&
       h(
         "a",
-        { class: "plain small", href: `#/requests/${message.stats.request}`, title: "Where the time went, and how sure the model was" },
+        {
+          class: "plain small",
+          href: `#/requests/${message.stats.request}`,
+          title: "Where the time went, and how sure the model was",
+        },
         icon("inspect"),
         h("span", { class: "label" }, "Inspect"),
       ),
@@ -106,7 +118,12 @@ function buttons(message, actions, article) {
 }
 
 function button(picture, label, action, title = label) {
-  return h("button", { type: "button", class: "plain small", title, onclick: action }, icon(picture), h("span", { class: "label" }, label));
+  return h(
+    "button",
+    { type: "button", class: "plain small", title, onclick: action },
+    icon(picture),
+    h("span", { class: "label" }, label),
+  );
 }
 
 function edit(message, actions, article, text, foot) {

@@ -3,7 +3,15 @@
 import { fresh, h, put } from "./dom.js";
 
 const NUMBERS = [
-  ["temperature", "Temperature", 0, 2, 0.1, "0 always takes the likeliest token; 1 is the model's own distribution", "1"],
+  [
+    "temperature",
+    "Temperature",
+    0,
+    2,
+    0.1,
+    "0 always takes the likeliest token; 1 is the model's own distribution",
+    "1",
+  ],
   ["max_tokens", "Most tokens", 1, 1048576, 1, "longest answer", "to the context's end"],
   ["top_p", "Top p", 0, 1, 0.05, "keep the fewest tokens whose probability reaches this share", "1"],
   ["top_k", "Top k", 0, 1000000, 1, "keep this many likeliest tokens; 0 keeps all", "0"],
@@ -17,12 +25,22 @@ const NUMBERS = [
 /** The settings of a conversation as a form; `changed` is called after each valid change. */
 export function optionsForm(conversation, changed) {
   const form = h("form", { class: "options", onsubmit: (event) => event.preventDefault() });
-  const system = h("textarea", { id: fresh("system"), rows: 4, value: conversation.system, placeholder: "The model's own" });
+  const system = h("textarea", {
+    id: fresh("system"),
+    rows: 4,
+    value: conversation.system,
+    placeholder: "The model's own",
+  });
   system.addEventListener("input", () => {
     conversation.system = system.value;
     changed();
   });
-  const stop = h("textarea", { id: fresh("stop"), rows: 2, value: conversation.settings.stop ?? "", placeholder: "none" });
+  const stop = h("textarea", {
+    id: fresh("stop"),
+    rows: 2,
+    value: conversation.settings.stop ?? "",
+    placeholder: "none",
+  });
   stop.addEventListener("input", () => {
     conversation.settings.stop = stop.value;
     changed();
@@ -46,8 +64,17 @@ function number(settings, [name, label, least, most, step, what, usual], changed
   const id = fresh(name);
   const note = `${id}-note`;
   const field = h("input", {
-    id, name, type: "number", inputmode: "decimal", min: least, max: most, step: "any", placeholder: usual,
-    value: settings[name] ?? "", "aria-describedby": note, "data-step": step,
+    id,
+    name,
+    type: "number",
+    inputmode: "decimal",
+    min: least,
+    max: most,
+    step: "any",
+    placeholder: usual,
+    value: settings[name] ?? "",
+    "aria-describedby": note,
+    "data-step": step,
   });
   const hint = h("small", { id: note }, what);
   field.addEventListener("input", () => {

@@ -9,9 +9,29 @@ import { intervals, waterfall } from "./waterfall.js";
 
 const EVERY_MS = 2000;
 const RUNNING = ["queued", "prefill", "decode"];
-const WORDS = { stop: "done", length: "at limit", cancelled: "cancelled", failed: "failed", refused: "refused", queued: "queued", prefill: "prefill", decode: "decoding" };
-const FILTERS = [["all", "All"], ["running", "Running"], ["done", "Done"], ["wrong", "Failed or refused"]];
-const KINDS = [["chatcmpl", "chat"], ["cmpl", "completion"], ["resp", "response"], ["embd", "embedding"], ["batch", "batch"]];
+const WORDS = {
+  stop: "done",
+  length: "at limit",
+  cancelled: "cancelled",
+  failed: "failed",
+  refused: "refused",
+  queued: "queued",
+  prefill: "prefill",
+  decode: "decoding",
+};
+const FILTERS = [
+  ["all", "All"],
+  ["running", "Running"],
+  ["done", "Done"],
+  ["wrong", "Failed or refused"],
+];
+const KINDS = [
+  ["chatcmpl", "chat"],
+  ["cmpl", "completion"],
+  ["resp", "response"],
+  ["embd", "embedding"],
+  ["batch", "batch"],
+];
 
 const state = { filter: "all", find: "", id: null, rows: null, page: null };
 
@@ -19,9 +39,23 @@ const state = { filter: "all", find: "", id: null, rows: null, page: null };
 export function open(place, rest, signal) {
   const body = h("tbody");
   const note = h("p", { class: "notice", role: "status" });
-  const list = h("div", { class: "request-list" }, tools(() => rowsInto(body, note)), note, table(body));
+  const list = h(
+    "div",
+    { class: "request-list" },
+    tools(() => rowsInto(body, note)),
+    note,
+    table(body),
+  );
   const detail = h("section", { class: "request-detail", "aria-label": "Request", tabindex: -1 });
-  put(place, h("div", { class: "sheet requests" }, h("div", { class: "sheet-head" }, h("h1", {}, "Requests")), h("div", { class: "split" }, list, detail)));
+  put(
+    place,
+    h(
+      "div",
+      { class: "sheet requests" },
+      h("div", { class: "sheet-head" }, h("h1", {}, "Requests")),
+      h("div", { class: "split" }, list, detail),
+    ),
+  );
   state.page = { place, body, note, detail, signal, drawn: null, timer: null };
   moved(rest);
   poll();
@@ -45,7 +79,14 @@ export function moved(rest) {
   place.classList.toggle("detail-open", state.id !== null);
   rowsInto(body, note);
   if (state.id === null) {
-    put(detail, h("p", { class: "none" }, "Choose a request to see where its time went and how sure the model was of each token."));
+    put(
+      detail,
+      h(
+        "p",
+        { class: "none" },
+        "Choose a request to see where its time went and how sure the model was of each token.",
+      ),
+    );
     return;
   }
   put(detail, h("p", { class: "none" }, "Loading…"));
@@ -78,7 +119,13 @@ async function refresh() {
 // --- the list ---------------------------------------------------------------------------------------------
 
 function tools(changed) {
-  const find = h("input", { type: "search", id: fresh("find"), placeholder: "Find by id or tenant", "aria-label": "Find by id or tenant", value: state.find });
+  const find = h("input", {
+    type: "search",
+    id: fresh("find"),
+    placeholder: "Find by id or tenant",
+    "aria-label": "Find by id or tenant",
+    value: state.find,
+  });
   find.addEventListener("input", () => {
     state.find = find.value.trim().toLowerCase();
     changed();
@@ -100,7 +147,21 @@ function table(body) {
   return h(
     "div",
     { class: "scroll" },
-    h("table", { class: "rows" }, h("caption", { class: "offscreen" }, "Recent requests, newest first"), h("thead", {}, h("tr", {}, heads.map((text, i) => h("th", { scope: "col", class: i > 2 ? "number" : null }, text)))), body),
+    h(
+      "table",
+      { class: "rows" },
+      h("caption", { class: "offscreen" }, "Recent requests, newest first"),
+      h(
+        "thead",
+        {},
+        h(
+          "tr",
+          {},
+          heads.map((text, i) => h("th", { scope: "col", class: i > 2 ? "number" : null }, text)),
+        ),
+      ),
+      body,
+    ),
   );
 }
 
@@ -122,7 +183,9 @@ function rowsInto(body, note) {
 function wanted(row) {
   const kinds = { running: RUNNING, done: ["stop", "length"], wrong: ["failed", "refused", "cancelled"] };
   if (state.filter !== "all" && !kinds[state.filter].includes(row.status)) return false;
-  return !state.find || row.id.toLowerCase().includes(state.find) || row.tenant.toLowerCase().includes(state.find);
+  return (
+    !state.find || row.id.toLowerCase().includes(state.find) || row.tenant.toLowerCase().includes(state.find)
+  );
 }
 
 function line(row) {
@@ -132,9 +195,22 @@ function line(row) {
     "tr",
     { class: row.id === state.id ? "current" : null },
     h("td", {}, badge(row.status)),
-    h("td", {}, h("a", { href: `#/requests/${row.id}`, title: row.id, "aria-current": row.id === state.id ? "true" : null }, kind, row.outputs > 1 && ` × ${row.outputs}`), row.tenant && h("span", { class: "tenant" }, row.tenant)),
+    h(
+      "td",
+      {},
+      h(
+        "a",
+        { href: `#/requests/${row.id}`, title: row.id, "aria-current": row.id === state.id ? "true" : null },
+        kind,
+        row.outputs > 1 && ` × ${row.outputs}`,
+      ),
+      row.tenant && h("span", { class: "tenant" }, row.tenant),
+    ),
     h("td", { class: "when", title: clock(row.created * 1000) }, ago(row.created * 1000)),
-    number([count(row.prompt_tokens), row.cached_tokens > 0 && h("small", { title: "shared, not computed" }, ` ${count(row.cached_tokens)}`)]),
+    number([
+      count(row.prompt_tokens),
+      row.cached_tokens > 0 && h("small", { title: "shared, not computed" }, ` ${count(row.cached_tokens)}`),
+    ]),
     number(count(row.output_tokens)),
     number(duration(row.queue_s)),
     number(duration(row.ttft_s)),
@@ -156,7 +232,10 @@ async function loadDetail() {
     if (id === state.id) draw(found);
   } catch (error) {
     if (signal.aborted || id !== state.id) return;
-    const text = error instanceof ApiError && error.status === 404 ? "This request is not remembered any more." : error.message;
+    const text =
+      error instanceof ApiError && error.status === 404
+        ? "This request is not remembered any more."
+        : error.message;
     put(detail, back(), h("p", { class: "none", role: "alert" }, text));
   }
 }
@@ -166,13 +245,28 @@ const back = () => h("a", { class: "back plain", href: "#/requests" }, icon("bac
 function draw(found) {
   const { detail } = state.page;
   // A finished request does not change: what a person has chosen in it stays.
-  if (state.page.drawn?.id === found.id && state.page.drawn.status === found.status && !RUNNING.includes(found.status)) return;
+  if (
+    state.page.drawn?.id === found.id &&
+    state.page.drawn.status === found.status &&
+    !RUNNING.includes(found.status)
+  )
+    return;
   state.page.drawn = found;
-  const copying = h("button", { type: "button", class: "plain small", title: "Copy the id", onclick: () => copy(found.id, copying) }, icon("copy"), h("span", { class: "label" }, "Copy"));
+  const copying = h(
+    "button",
+    { type: "button", class: "plain small", title: "Copy the id", onclick: () => copy(found.id, copying) },
+    icon("copy"),
+    h("span", { class: "label" }, "Copy"),
+  );
   put(
     detail,
     back(),
-    h("header", {}, h("h2", {}, badge(found.status), h("code", {}, found.id), copying), h("p", {}, clock(found.created * 1000), asked(found))),
+    h(
+      "header",
+      {},
+      h("h2", {}, badge(found.status), h("code", {}, found.id), copying),
+      h("p", {}, clock(found.created * 1000), asked(found)),
+    ),
     found.error && h("p", { class: "error" }, found.error),
     h("h3", {}, "Where the time went"),
     waterfall(found.tracks),
@@ -182,9 +276,28 @@ function draw(found) {
 }
 
 function asked({ asked: given }) {
-  const usual = { top_p: 1, top_k: 0, min_p: 0, repetition_penalty: 1, presence_penalty: 0, frequency_penalty: 0, n: 1, seed: null };
+  const usual = {
+    top_p: 1,
+    top_k: 0,
+    min_p: 0,
+    repetition_penalty: 1,
+    presence_penalty: 0,
+    frequency_penalty: 0,
+    n: 1,
+    seed: null,
+  };
   const shown = Object.entries(given).filter(([name, value]) => usual[name] !== value && value !== null);
-  return h("span", { class: "asked" }, shown.map(([name, value]) => h("span", {}, `${name.replaceAll("_", " ")} ${typeof value === "number" ? Number(value.toPrecision(6)) : value}`)));
+  return h(
+    "span",
+    { class: "asked" },
+    shown.map(([name, value]) =>
+      h(
+        "span",
+        {},
+        `${name.replaceAll("_", " ")} ${typeof value === "number" ? Number(value.toPrecision(6)) : value}`,
+      ),
+    ),
+  );
 }
 
 function output(found, track, index) {
@@ -198,7 +311,11 @@ function output(found, track, index) {
   if (track.texts?.length) chips = tokenView(track, choose);
   if (track.times_ms.length > 2) {
     columns = intervals(track.times_ms, (i) => chips?.choose(i));
-    parts.push(h("h3", {}, `${name}: time between tokens`), h("div", { class: "intervals-box" }, columns.svg), h("p", { class: "summary" }, columns.text));
+    parts.push(
+      h("h3", {}, `${name}: time between tokens`),
+      h("div", { class: "intervals-box" }, columns.svg),
+      h("p", { class: "summary" }, columns.text),
+    );
   }
   if (chips) {
     parts.push(h("h3", { class: "with-button" }, `${name}: tokens`, scoring(found, track, index)), chips);
@@ -208,19 +325,22 @@ function output(found, track, index) {
 
 function why(found) {
   if (found.content === "trimmed") return "Its tokens are not kept any more: newer requests needed the room.";
-  return "Tokens are not shown: this server keeps figures only, or you are not on its own machine. It takes --inspect full.";
+  return "Tokens are not shown: the server keeps figures only, or is another machine. It takes --inspect full.";
 }
 
 function scoring(found, track, index) {
   if (RUNNING.includes(found.status)) return null;
-  if (track.logprobs) return h("small", {}, track.scored ? "scored afterwards, at temperature 1" : "as the request asked for");
+  if (track.logprobs)
+    return h("small", {}, track.scored ? "scored afterwards, at temperature 1" : "as the request asked for");
   const button = h("button", { type: "button", class: "score" }, "Score them");
   button.title = "Compute how probable each token was: one prefill of prompt and answer";
   button.addEventListener("click", async () => {
     button.disabled = true;
     say(button, "Scoring…");
     try {
-      const fresh = await json(`console/api/requests/${encodeURIComponent(found.id)}/score?output=${index}`, { method: "POST" });
+      const fresh = await json(`console/api/requests/${encodeURIComponent(found.id)}/score?output=${index}`, {
+        method: "POST",
+      });
       state.page.drawn = null;
       draw(fresh);
       state.page.detail.querySelectorAll(".token-view .chip[tabindex='0']")[index]?.focus();
@@ -238,9 +358,13 @@ function prompts(found) {
     h(
       "details",
       { class: "prompt" },
-      h("summary", {}, `Prompt${all.length > 1 ? ` ${index + 1}` : ""}, as the model saw it`, h("small", {}, `${count(prompt.tokens)} tokens`)),
+      h(
+        "summary",
+        {},
+        `Prompt${all.length > 1 ? ` ${index + 1}` : ""}, as the model saw it`,
+        h("small", {}, `${count(prompt.tokens)} tokens`),
+      ),
       h("pre", { tabindex: 0 }, prompt.text),
     ),
   );
 }
-

@@ -21,7 +21,9 @@ class Store {
 
   make() {
     return {
-      id: Array.from(crypto.getRandomValues(new Uint8Array(6)), (byte) => byte.toString(16).padStart(2, "0")).join(""),
+      id: Array.from(crypto.getRandomValues(new Uint8Array(6)), (byte) =>
+        byte.toString(16).padStart(2, "0"),
+      ).join(""),
       title: "",
       system: "",
       model: null,
@@ -46,7 +48,10 @@ class Store {
     } catch {
       // It was never written.
     }
-    this.#write(LIST, this.list().filter((line) => line.id !== id));
+    this.#write(
+      LIST,
+      this.list().filter((line) => line.id !== id),
+    );
     this.full = false;
   }
 

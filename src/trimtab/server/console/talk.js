@@ -4,8 +4,15 @@ import { ApiError, Unreachable, events, request } from "./api.js";
 
 /** Fields of the settings that go into a request as they are, when they are not empty. */
 const FIELDS = [
-  "temperature", "top_p", "top_k", "min_p", "max_tokens", "repetition_penalty", "presence_penalty",
-  "frequency_penalty", "seed",
+  "temperature",
+  "top_p",
+  "top_k",
+  "min_p",
+  "max_tokens",
+  "repetition_penalty",
+  "presence_penalty",
+  "frequency_penalty",
+  "seed",
 ];
 
 function body(conversation, messages) {
@@ -34,7 +41,11 @@ export async function answer(conversation, messages, message, changed, signal) {
   let finish = "cut off";
   let id = null;
   try {
-    const response = await request("v1/chat/completions", { method: "POST", body: body(conversation, messages), signal });
+    const response = await request("v1/chat/completions", {
+      method: "POST",
+      body: body(conversation, messages),
+      signal,
+    });
     id = response.headers.get("x-request-id");
     for await (const { data } of events(response)) {
       if (data === "[DONE]") break;

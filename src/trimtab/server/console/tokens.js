@@ -10,17 +10,23 @@ const STEPS = [1, 0.5, 0.2, 0.05, 0.01];
 export const heat = (logprob) => Math.min(1, Math.max(0, -logprob / Math.log(100)));
 
 /** White space, made visible. */
-export const visible = (text) => text.replace(/ /g, "·").replace(/\n/g, "⏎").replace(/\t/g, "⇥").replace(/\r/g, "␍");
+export const visible = (text) =>
+  text.replace(/ /g, "·").replace(/\n/g, "⏎").replace(/\t/g, "⇥").replace(/\r/g, "␍");
 
 /**
- * The chips with a legend and a line that tells about the chosen one; `chosen(index)` is called for each choice.
+ * The chips with a legend and a line that tells about the chosen one; `chosen(index)` is called for each.
  *
  * One stop for the tab key, arrows inside.
  */
 export function tokenView(track, chosen) {
   const { texts, tokens, logprobs, top, times_ms: times } = track;
   const about = h("div", { class: "about", id: fresh("about"), role: "status" });
-  const list = h("div", { class: "tokens", role: "listbox", "aria-label": "Tokens of the answer", "aria-orientation": "horizontal" });
+  const list = h("div", {
+    class: "tokens",
+    role: "listbox",
+    "aria-label": "Tokens of the answer",
+    "aria-orientation": "horizontal",
+  });
   const chips = [];
   let current = -1;
 
@@ -39,8 +45,13 @@ export function tokenView(track, chosen) {
     const warm = logprobs?.[i] === undefined || logprobs[i] === null ? null : heat(logprobs[i]);
     const label = `${texts[i]}${warm === null ? "" : `, ${percent(Math.exp(logprobs[i]))}`}`;
     const made = h("span", {
-      class: warm === null ? "chip" : "chip scored", role: "option", tabindex: i === 0 ? 0 : -1, "aria-label": label,
-      "aria-selected": "false", "data-index": i, style: warm === null ? {} : { "--heat": warm.toFixed(3) },
+      class: warm === null ? "chip" : "chip scored",
+      role: "option",
+      tabindex: i === 0 ? 0 : -1,
+      "aria-label": label,
+      "aria-selected": "false",
+      "data-index": i,
+      style: warm === null ? {} : { "--heat": warm.toFixed(3) },
     });
     made.append(visible(texts[i]));
     return made;
@@ -74,7 +85,12 @@ export function tokenView(track, chosen) {
         since !== null && pair("Came after", duration(since)),
         gap !== null && pair("Waited", gap === 0 ? "same step" : duration(gap)),
       ),
-      top?.[i] && h("ol", { class: "alternatives", "aria-label": "Likeliest tokens here" }, top[i].map(([text, logprob]) => alternative(text, logprob, text === texts[i]))),
+      top?.[i] &&
+        h(
+          "ol",
+          { class: "alternatives", "aria-label": "Likeliest tokens here" },
+          top[i].map(([text, logprob]) => alternative(text, logprob, text === texts[i])),
+        ),
     ];
   }
 
@@ -89,13 +105,23 @@ export function tokenView(track, chosen) {
     );
   }
 
-  list.addEventListener("click", (event) => event.target.dataset.index && choose(Number(event.target.dataset.index), true));
+  list.addEventListener(
+    "click",
+    (event) => event.target.dataset.index && choose(Number(event.target.dataset.index), true),
+  );
   list.addEventListener("focusin", (event) => {
     const i = Number(event.target.dataset.index);
     if (event.target.dataset.index && i !== current) choose(i, false);
   });
   list.addEventListener("keydown", (event) => {
-    const to = { ArrowLeft: current - 1, ArrowRight: current + 1, Home: 0, End: texts.length - 1, ArrowUp: line(-1), ArrowDown: line(1) }[event.key];
+    const to = {
+      ArrowLeft: current - 1,
+      ArrowRight: current + 1,
+      Home: 0,
+      End: texts.length - 1,
+      ArrowUp: line(-1),
+      ArrowDown: line(1),
+    }[event.key];
     if (to === undefined) return;
     event.preventDefault();
     choose(Math.max(0, Math.min(texts.length - 1, to)), true);
@@ -107,7 +133,10 @@ export function tokenView(track, chosen) {
     if (!here) return 0;
     for (let i = current + direction; i >= 0 && i < chips.length; i += direction) {
       const there = chips[i].getBoundingClientRect();
-      const beyond = direction > 0 ? there.top > here.top + 4 && there.right > here.left : there.top < here.top - 4 && there.left <= here.left;
+      const beyond =
+        direction > 0
+          ? there.top > here.top + 4 && there.right > here.left
+          : there.top < here.top - 4 && there.left <= here.left;
       if (beyond) return i;
     }
     return current;
@@ -117,15 +146,26 @@ export function tokenView(track, chosen) {
   more();
   const view = h("div", { class: "token-view" }, logprobs && legend(), list, rest, about);
   view.choose = (i) => choose(i, false);
-  if (texts.length) put(about, h("p", {}, "Choose a token to see its figures: click, or Tab and the arrow keys."));
+  if (texts.length)
+    put(about, h("p", {}, "Choose a token to see its figures: click, or Tab and the arrow keys."));
   return view;
 }
 
 function legend() {
   return h(
     "div",
-    { class: "legend", role: "img", "aria-label": "Colour: from certain, without colour, to one in a hundred or less, warm" },
+    {
+      class: "legend",
+      role: "img",
+      "aria-label": "Colour: from certain, without colour, to one in a hundred or less, warm",
+    },
     h("span", {}, "probability"),
-    STEPS.map((share) => h("span", { class: "chip scored", style: { "--heat": String(heat(Math.log(share))) } }, share === 0.01 ? "≤ 1 %" : `${share * 100} %`)),
+    STEPS.map((share) =>
+      h(
+        "span",
+        { class: "chip scored", style: { "--heat": String(heat(Math.log(share))) } },
+        share === 0.01 ? "≤ 1 %" : `${share * 100} %`,
+      ),
+    ),
   );
 }

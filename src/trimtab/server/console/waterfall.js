@@ -12,12 +12,25 @@ export function phases(track) {
     const tokens = track.prompt_tokens - track.cached_tokens;
     const speed = end > started ? `, ${short(tokens / (end - started))} tok/s` : "";
     const shared = track.cached_tokens ? `, ${count(track.cached_tokens)} shared` : "";
-    found.push({ name: "prefill", label: "Prefill", from: started, to: end, note: `${count(tokens)} tokens${shared}${speed}` });
+    found.push({
+      name: "prefill",
+      label: "Prefill",
+      from: started,
+      to: end,
+      note: `${count(tokens)} tokens${shared}${speed}`,
+    });
   }
   if (track.first_s !== null) {
     const seconds = track.total_s - track.first_s;
-    const speed = track.output_tokens > 1 && seconds > 0 ? `, ${short((track.output_tokens - 1) / seconds)} tok/s` : "";
-    found.push({ name: "decode", label: "Decode", from: track.first_s, to: track.total_s, note: `${count(track.output_tokens)} tokens${speed}` });
+    const speed =
+      track.output_tokens > 1 && seconds > 0 ? `, ${short((track.output_tokens - 1) / seconds)} tok/s` : "";
+    found.push({
+      name: "decode",
+      label: "Decode",
+      from: track.first_s,
+      to: track.total_s,
+      note: `${count(track.output_tokens)} tokens${speed}`,
+    });
   }
   return found;
 }
@@ -28,7 +41,15 @@ export function waterfall(tracks) {
   return h(
     "table",
     { class: "waterfall" },
-    h("thead", { class: "offscreen" }, h("tr", {}, ["Phase", "From start to end", "Time", "Work"].map((text) => h("th", {}, text)))),
+    h(
+      "thead",
+      { class: "offscreen" },
+      h(
+        "tr",
+        {},
+        ["Phase", "From start to end", "Time", "Work"].map((text) => h("th", {}, text)),
+      ),
+    ),
     tracks.map((track, index) =>
       h(
         "tbody",
@@ -46,7 +67,18 @@ export function waterfall(tracks) {
         ),
       ),
     ),
-    h("tfoot", {}, h("tr", {}, h("th", { scope: "row" }, "Total"), h("td", { class: "bar" }, scale(whole)), h("td", { class: "time" }, duration(whole)), h("td", { class: "note" }))),
+    h(
+      "tfoot",
+      {},
+      h(
+        "tr",
+        {},
+        h("th", { scope: "row" }, "Total"),
+        h("td", { class: "bar" }, scale(whole)),
+        h("td", { class: "time" }, duration(whole)),
+        h("td", { class: "note" }),
+      ),
+    ),
   );
 }
 
@@ -57,7 +89,9 @@ function bar({ name, from, to }, whole) {
 }
 
 function scale(whole) {
-  return [0.25, 0.5, 0.75].map((share) => h("span", { style: { left: `${share * 100}%` } }, duration(whole * share)));
+  return [0.25, 0.5, 0.75].map((share) =>
+    h("span", { style: { left: `${share * 100}%` } }, duration(whole * share)),
+  );
 }
 
 /** Time between tokens as small columns; `choose(index)` shows one of them. */
@@ -72,21 +106,41 @@ export function intervals(times, choose) {
   const step = wide / gaps.length;
   const columns = gaps.map((gap, i) => {
     const height = Math.max(1, Math.min(1, gap / top) * high);
-    return s("rect", { class: gap > top ? "over" : null, x: i * step, width: Math.max(0.6, step * (step > 3 ? 0.82 : 1)), y: high - height, height, "data-index": i + 1 });
+    return s("rect", {
+      class: gap > top ? "over" : null,
+      x: i * step,
+      width: Math.max(0.6, step * (step > 3 ? 0.82 : 1)),
+      y: high - height,
+      height,
+      "data-index": i + 1,
+    });
   });
   const line = high - (middle / top) * high;
   const svg = s(
     "svg",
-    { class: "intervals", viewBox: `0 0 ${wide} ${high}`, preserveAspectRatio: "none", "aria-hidden": "true" },
+    {
+      class: "intervals",
+      viewBox: `0 0 ${wide} ${high}`,
+      preserveAspectRatio: "none",
+      "aria-hidden": "true",
+    },
     columns,
     s("line", { class: "median", x1: 0, x2: wide, y1: line, y2: line }),
   );
-  svg.addEventListener("pointermove", (event) => event.target.dataset.index && choose(Number(event.target.dataset.index)));
-  svg.addEventListener("click", (event) => event.target.dataset.index && choose(Number(event.target.dataset.index)));
+  svg.addEventListener(
+    "pointermove",
+    (event) => event.target.dataset.index && choose(Number(event.target.dataset.index)),
+  );
+  svg.addEventListener(
+    "click",
+    (event) => event.target.dataset.index && choose(Number(event.target.dataset.index)),
+  );
   svg.choose = (index) => columns.forEach((column, i) => column.classList.toggle("chosen", i + 1 === index));
   const ms = (value) => duration(value / 1000);
   const drafted = gaps.filter((gap) => gap < middle * 0.05).length;
-  const more = drafted ? ` ${count(drafted)} came in the same step as the one before: drafts that were right.` : "";
+  const more = drafted
+    ? ` ${count(drafted)} came in the same step as the one before: drafts that were right.`
+    : "";
   const text = `Between tokens: median ${ms(middle)}, 99 in 100 within ${ms(late)}, longest ${ms(sorted.at(-1))}.${more}`;
   return { svg, text };
 }
