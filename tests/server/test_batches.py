@@ -277,6 +277,7 @@ def test_expired_batches_name_what_was_not_done(start: Callable[..., Any], tmp_p
         assert (counts.completed, counts.failed) == (len(done), len(late))
 
 
+@pytest.mark.slow
 def test_two_servers_share_a_folder(start: Callable[..., Any], tmp_path: Path) -> None:
     """Each batch is worked on by one of them; when that one is killed, the other goes on."""
     servers = [start("--step-ms", "5", f"state_dir={tmp_path}") for _ in range(2)]
