@@ -27,7 +27,7 @@ FLOORS = {
 }  # fmt: skip
 
 # `from trimtab import LLM` reaches the engine through the package's lazy names.
-PUBLIC = {"LLM": "engine", "AsyncLLM": "engine", "SamplingParams": "engine"}
+PUBLIC = {"LLM": "engine", "AsyncLLM": "engine", "Grammar": "engine", "SamplingParams": "engine"}
 
 # The reference, training and GPU side: the only places where torch and its relatives may be imported, and
 # modules that nothing else may import while it loads.

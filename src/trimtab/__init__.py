@@ -5,15 +5,17 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
-__all__ = ["LLM", "AsyncLLM", "SamplingParams", "__version__"]
+__all__ = ["LLM", "AsyncLLM", "Grammar", "SamplingParams", "__version__"]
 
 if TYPE_CHECKING:
+    from trimtab.engine.grammar import Grammar
     from trimtab.engine.llm import LLM, AsyncLLM
     from trimtab.engine.sampling import SamplingParams
 
 _HOME = {
     "LLM": "trimtab.engine.llm",
     "AsyncLLM": "trimtab.engine.llm",
+    "Grammar": "trimtab.engine.grammar",
     "SamplingParams": "trimtab.engine.sampling",
 }
 

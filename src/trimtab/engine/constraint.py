@@ -17,7 +17,10 @@ from trimtab.engine.landing import Closers, landing
 from trimtab.errors import UsageError
 
 _ROOM = 48
-"""Tokens by which one more token is expected to lengthen the way to the end at most."""
+"""So much more than twice the way from the beginning must be left for the limit to count as far."""
+_GROWTH = 8
+"""Tokens by which each further token lengthens the way to the end at most, on average. With much room left,
+the way is looked up once in many tokens; with little, for each."""
 _UNDRAFTED = 8
 """So close to landing nothing is drafted: the masks behind a draft know nothing of the limit."""
 _FEW = 64
@@ -62,17 +65,21 @@ class Constraint:
     matcher : at the beginning of the grammar; owned from now on
     home : the way from the beginning to an end, when one is known
     left : tokens the output may have
+    forces : tell what must follow; without it only masks do
     """
 
-    __slots__ = ("_check_at", "_closers", "_matcher", "_path", "_room", "landing", "masks")
+    __slots__ = ("_check_at", "_closers", "_forces", "_known", "_matcher", "_path", "landing", "masks")
 
-    def __init__(self, matcher: Any, closers: Closers, home: list[int] | None, left: int) -> None:
+    def __init__(
+        self, matcher: Any, closers: Closers, home: list[int] | None, left: int, *, forces: bool = True
+    ) -> None:
         self._matcher = matcher
+        self._forces = forces
         self._closers = closers
-        self._path = home  # the way from here to an end; None while the limit is far, or when there is none
-        self._room = _ROOM + len(home or ())
-        # With fewer tokens left than this, each token must leave a way to an end that fits.
-        self._check_at = 0 if home is None else self._room + len(home)
+        self._path = home  # the way to an end, from here if `_known`, else from an earlier place
+        self._known = home is not None
+        # With fewer tokens left than this, a token must leave a way to an end that fits.
+        self._check_at = 0 if home is None else 2 * len(home) + _ROOM
         self.landing = False
         """The limit is near: what follows is the way to the end and nothing else."""
         self.masks: list[bytes] = []
@@ -104,25 +111,30 @@ class Constraint:
             return False
         if left >= self._check_at:
             self._consume(self._matcher, token)
-            self._path = None
+            self._known = False
             return True
         ahead = self._matcher.deep_copy()
         self._consume(ahead, token)
-        path = self._home_from(ahead, token, left)
+        path = self._home_from(ahead, left)
         if path is not None:
-            self._check_at = len(path) + self._room
-        elif self._path is not None:
-            self.landing = True
-            return False
+            self._check_at = left - (left - len(path)) // _GROWTH
         else:
+            if not self._known:
+                self._path = self._home_from(self._matcher, left + 1)
+                self._known = self._path is not None
+            if self._known:
+                self.landing = True
+                return False
             self._check_at = 0  # there was no way before either: the output will be cut
-        self._matcher, self._path = ahead, path
+        self._matcher, self._path, self._known = ahead, path, path is not None
         return True
 
     def forced(self, left: int) -> Sequence[int]:
         """Tokens that must follow, at most `left` of them."""
         if self.landing:
             return self._path or ()
+        if not self._forces:
+            return ()
         began = time.thread_time()
         tokens: list[int] = self._matcher.compute_ff_tokens()
         self._check(began)
@@ -133,17 +145,17 @@ class Constraint:
         began = time.thread_time()
         mask: bytes = self._matcher.compute_bitmask()
         self._check(began)
-        if self._path:
+        if self._known and self._path:
             if len(self._path) > left:
-                self._path, self._check_at = None, 0  # it cannot be reached
+                self._known, self._check_at = False, 0  # it cannot be reached
             elif self.landing or len(self._path) == left:
-                mask = self._narrowed(mask, left)
+                mask = self._narrowed(mask, self._path[0], left)
         self.masks = [mask]
 
     def follow(self, draft: Sequence[int], left: int) -> int:
         """How many tokens of a draft the grammar allows; their masks are in `masks` afterwards."""
         del self.masks[1:]
-        if self.landing or (self._path is not None and left < len(self._path) + _UNDRAFTED):
+        if self.landing or (self._known and left < len(self._path or ()) + _UNDRAFTED):
             return 0
         ahead = self._matcher.deep_copy()
         for token in draft:
@@ -152,9 +164,8 @@ class Constraint:
             self.masks.append(ahead.compute_bitmask())
         return 0 if ahead.is_error() else len(self.masks) - 1
 
-    def _narrowed(self, mask: bytes, left: int) -> bytes:
-        """The mask of a token behind which the output can still end in time."""
-        first = self._path[0] if self._path else 0
+    def _narrowed(self, mask: bytes, first: int, left: int) -> bytes:
+        """The mask of a token behind which the output can still end in time; `first` is known to be one."""
         fitting = [first]
         if not self.landing:
             bits = np.unpackbits(np.frombuffer(mask, np.uint8), bitorder="little")
@@ -177,16 +188,17 @@ class Constraint:
             checked(matcher)
             raise UsageError(f"the grammar does not allow token {token}", param="grammar")
 
-    def _home_from(self, ahead: Any, token: int, left: int) -> list[int] | None:
-        """At most `left` tokens to an end of `ahead`: the rest of the known way, all of it, or a new one."""
+    def _home_from(self, ahead: Any, left: int) -> list[int] | None:
+        """At most `left` tokens from `ahead` to an end: what is left of the last known way, or a new one."""
         if ahead.is_accepting():
             return []
-        if self._path:
-            for path in ((self._path[1:],) if self._path[0] == token else ()) + (self._path,):
+        path = self._path or []
+        for start in range(max(0, len(path) - left), len(path)):
+            if ahead.validate_tokens([path[start]]):
                 trial = ahead.deep_copy()
-                fits = len(path) <= left and trial.try_consume_tokens(path) == len(path)
-                if fits and trial.is_accepting():
-                    return path
+                rest = path[start:]
+                if trial.try_consume_tokens(rest) == len(rest) and trial.is_accepting():
+                    return rest
         return landing(ahead.deep_copy(), self._closers, left)
 
     def _check(self, began: float) -> None:

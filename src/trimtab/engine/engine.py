@@ -74,6 +74,7 @@ class EngineSettings(BaseModel, frozen=True, extra="forbid"):
     )
     sharing: bool = Field(default=True, description="compute equal prompt beginnings once")
     drafting: bool = Field(default=True, description="guess tokens by prompt look-up where that pays")
+    forcing: bool = Field(default=True, description="append what a grammar forces without asking the model")
     seed: int | None = Field(
         default=None, description="of requests that bring none; by default different each time"
     )
@@ -371,7 +372,8 @@ class Engine:
         stream = self.tokenizer.stream()
         constraint = None
         if params.grammar is not None:
-            constraint = self._grammars().start(params.grammar, limit - len(tokens))
+            left, forces = limit - len(tokens), self.settings.forcing
+            constraint = self._grammars().start(params.grammar, left, forces=forces)
         with self._lock:
             if self._refusing:
                 raise Busy(self._refusing)

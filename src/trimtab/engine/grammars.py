@@ -87,7 +87,7 @@ class Grammars:
         self._closers: Closers | None = None
         self._kept: OrderedDict[Grammar, Compiled] = OrderedDict()
 
-    def start(self, grammar: Grammar, left: int) -> Constraint:
+    def start(self, grammar: Grammar, left: int, *, forces: bool = True) -> Constraint:
         """A constraint at the beginning of a grammar, for an output of up to `left` tokens.
 
         Raises
@@ -98,7 +98,7 @@ class Grammars:
         closers = self._closers
         if closers is None:
             raise RuntimeError("a compiled grammar without a vocabulary")
-        return Constraint(compiled.matcher.deep_copy(), closers, compiled.landing, left)
+        return Constraint(compiled.matcher.deep_copy(), closers, compiled.landing, left, forces=forces)
 
     def knows(self, grammar: Grammar) -> bool:
         """Whether `start` would have nothing to compile."""
@@ -121,7 +121,7 @@ class Grammars:
 
     def _compiled(self, grammar: Grammar) -> Compiled:
         self._load()
-        library = self._library.LLMatcher
+        library, closers = self._library.LLMatcher, self._closers
         source = _source(grammar, self._library)
         with library_panics():
             matcher = library(self._view, source, log_level=0, limits=self._limits)
@@ -132,7 +132,7 @@ class Grammars:
             checked(trial)
             trial.compute_ff_tokens()
             checked(trial)
-            found = landing(trial, self._closers, _LONGEST_LANDING)
+            found = None if closers is None else landing(trial, closers, _LONGEST_LANDING)
             checked(matcher)
         return Compiled(matcher, found)
 
