@@ -90,7 +90,7 @@ Matrix::Matrix(Format format, int64_t rows, int64_t inputs, bool gated)
     : format_(format), rows_(rows), inputs_(inputs),
       tiles_(round_up(rows, kTileRows) / kTileRows * (gated ? 2 : 1)),
       stride_(format.tile_bytes(inputs)), gated_(gated),
-      memory_(tiles_ * stride_) {}
+      memory_(tiles_ * stride_, true) {}
 
 void Matrix::pack_groups(uint8_t* tile, int lane, GgmlType type, const uint8_t* row) const {
   const int halves = kGroup / format_.group;

@@ -11,13 +11,15 @@ namespace trimtab {
 class Memory {
  public:
   Memory() = default;
-  explicit Memory(int64_t bytes) : bytes_(bytes > 0 ? (bytes + 4095) / 4096 * 4096 : 0) {
+  // `huge` asks for huge pages: for weights, which are read whole every step. Elsewhere they would make memory
+  // resident that nobody uses: scratch for larger batches, KV pages of no sequence.
+  Memory(int64_t bytes, bool huge) : bytes_(bytes > 0 ? (bytes + 4095) / 4096 * 4096 : 0) {
     if (!bytes_) return;
     void* p = mmap(nullptr, bytes_, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
     if (p == MAP_FAILED) throw std::bad_alloc();
     data_ = static_cast<uint8_t*>(p);
 #if defined(MADV_HUGEPAGE)
-    if (bytes_ >= (4 << 20)) madvise(p, bytes_, MADV_HUGEPAGE);
+    madvise(p, bytes_, huge && bytes_ >= (4 << 20) ? MADV_HUGEPAGE : MADV_NOHUGEPAGE);
 #endif
   }
   ~Memory() { if (data_) munmap(data_, bytes_); }

@@ -30,11 +30,11 @@ const float* or_null(const std::vector<float>& v) { return v.empty() ? nullptr :
 Program::Program(Pool& pool, const Kernels& kernels, KvLayout kv, int64_t num_pages, int64_t scratch_bytes,
                  int max_rows, int max_wanted, int64_t vocab)
     : pool_(pool), kernels_(kernels), kv_(kv), num_pages_(num_pages), max_rows_(max_rows), max_wanted_(max_wanted),
-      vocab_(vocab), kv_memory_(num_pages * kv.page_bytes()), scratch_(scratch_bytes) {
+      vocab_(vocab), kv_memory_(num_pages * kv.page_bytes(), false), scratch_(scratch_bytes, false) {
   if (kv.head_dim % 16 || kv.head_dim > 256) throw std::invalid_argument("head size must be a multiple of 16, at most 256");
   for (int i = 0; i < pool.threads(); ++i) {
-    sampler_scratch_.emplace_back(int64_t(sampler_scratch_bytes(int(vocab))));
-    row_scratch_.emplace_back(kRowScratch);
+    sampler_scratch_.emplace_back(int64_t(sampler_scratch_bytes(int(vocab))), false);
+    row_scratch_.emplace_back(kRowScratch, false);
   }
   row_span_.reserve(max_rows);
   found_.resize(pool.threads());

@@ -18,7 +18,18 @@ from trimtab.machine.bench import BenchOptions
 from trimtab.machine.probe import Limits
 
 FOLDER = Path(__file__).resolve().parents[2] / "benchmarks"
-NAMES = ["batch", "contention", "decode", "memory", "overhead", "prefill", "quality", "serve", "startup", "structured"]
+NAMES = [
+    "batch",
+    "contention",
+    "decode",
+    "memory",
+    "overhead",
+    "prefill",
+    "quality",
+    "serve",
+    "startup",
+    "structured",
+]
 
 
 @pytest.fixture

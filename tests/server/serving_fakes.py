@@ -13,6 +13,7 @@ import sys
 import tempfile
 import time
 from dataclasses import replace
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -167,6 +168,7 @@ def main() -> int:
     parser = argparse.ArgumentParser()
     parser.add_argument("--step-ms", type=float, default=0.0)
     parser.add_argument("--load-s", type=float, default=0.0)
+    parser.add_argument("--load-until", type=Path, help="the model is there when this file is")
     parser.add_argument("--fail", action="store_true")
     parser.add_argument("--text", default=SENTENCE.decode(), help="what the model says")
     parser.add_argument("settings", nargs="*")
@@ -174,6 +176,8 @@ def main() -> int:
 
     def load(settings: ServeSettings) -> Served:
         time.sleep(options.load_s)
+        while options.load_until is not None and not options.load_until.exists():
+            time.sleep(0.05)
         if options.fail:
             raise BadFile("broken.gguf", "not a model", 4)
         runner = SpellingRunner(options.step_ms, ord("\x07"), options.text.encode())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import socket
+import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -35,8 +36,11 @@ def browser() -> Iterator[Any]:
 
 
 @pytest.fixture
-def visit(browser: Any) -> Iterator[Callable[..., Watched]]:
-    """Open watched pages; at the end none of them may have seen anything wrong."""
+def visit(browser: Any, start: Any) -> Iterator[Callable[..., Watched]]:
+    """Open watched pages; at the end none of them may have seen anything wrong.
+
+    They are closed before the servers of `start` end, so that a page never misses its server.
+    """
     made: list[Watched] = []
 
     def one(url: str, **options: Any) -> Watched:
@@ -295,13 +299,11 @@ def test_the_console_finds_the_server_again(visit: Any, start: Any) -> None:
     expect(state).to_have_text("ready")
 
 
-def test_a_model_that_loads_is_said_to(visit: Any, start: Any) -> None:
-    import threading
-
+def test_a_model_that_loads_is_said_to(visit: Any, start: Any, tmp_path: Path) -> None:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    starter = threading.Thread(target=start, args=("--load-s", "4", f"port={port}"))
+    starter = threading.Thread(target=start, args=("--load-until", str(tmp_path / "go"), f"port={port}"))
     starter.start()
     watched = visit(f"http://127.0.0.1:{port}")
     for _ in range(100):
@@ -313,7 +315,11 @@ def test_a_model_that_loads_is_said_to(visit: Any, start: Any) -> None:
     page = watched.open()
     expect(page.locator("#head .state")).to_have_text("loading the model")
     expect(page.locator(".composer .hint")).to_contain_text("loading")
-    answered(page, "Early")  # it waits, and is answered
+    page.get_by_label("Most tokens").fill("9")
+    answer = ask(page, "Early")  # it waits, and is answered
+    expect(answer.locator(".thinking")).to_be_visible()
+    (tmp_path / "go").touch()
+    answer.locator(".cost").wait_for()
     expect(page.locator("#head .state")).to_have_text("ready")
     starter.join()
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import signal
 import socket
 import threading
@@ -23,6 +24,10 @@ STREAM: dict[str, Any] = {
     "ignore_eos": True,
     "temperature": 0,
 }
+
+
+def metrics(server: Any) -> str:
+    return httpx.get(f"{server.url}/metrics", timeout=30).text
 
 
 def whole(lines: list[str]) -> bool:
@@ -138,13 +143,14 @@ def test_a_drain_has_an_end(start: Callable[..., Any]) -> None:
 
 
 def test_requests_that_wait_in_the_queue_are_served_too(start: Callable[..., Any]) -> None:
-    server = start("--step-ms", "10")
-    body = STREAM | {"max_tokens": 60, "stream": False}
+    server = start("--step-ms", "20")
+    body = STREAM | {"max_tokens": 200, "stream": False}
     with ThreadPoolExecutor(30) as pool:
         asked = [
             pool.submit(httpx.post, f"{server.url}/v1/completions", json=body, timeout=60) for _ in range(30)
         ]
-        time.sleep(0.4)
+        while not re.search(r"^trimtab:num_requests_waiting\{.*\} 14$", metrics(server), re.MULTILINE):
+            time.sleep(0.05)
         server.process.send_signal(signal.SIGTERM)
         answers = [one.result() for one in asked]
     assert [answer.status_code for answer in answers] == [200] * 30  # 16 ran, 14 waited

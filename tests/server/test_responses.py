@@ -333,7 +333,7 @@ def test_text_before_a_call_is_an_item_of_its_own(start: Callable[..., Any]) -> 
     """The make-believe model says its text over and over, from some place in it, until a call begins."""
     said = 'Well. <tool_call>\n{"name": "lamp", "arguments": {"on": true}}\n</tool_call>'
     with client_of(start("--text", said)) as client:
-        asked: Any = {"tools": TOOLS, "max_output_tokens": 140, "input": "go"}
+        asked: Any = {"tools": TOOLS, "max_output_tokens": 100, "input": "go"}
         for stream in (False, True):
             answer: Any = client.responses.create(model="speller", temperature=0, stream=stream, **asked)
             events = list(answer) if stream else []

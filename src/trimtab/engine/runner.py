@@ -150,6 +150,8 @@ class NativeRunner:
 
     @property
     def memory(self) -> Mapping[str, int]:
+        if self.program is None:  # somebody still watches a closed engine
+            return {"weights": 0, "scratch": 0, "pages": 0}
         return {
             "weights": self._weight_bytes,
             "scratch": int(self.program.scratch_bytes) + self._hidden.nbytes,
