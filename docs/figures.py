@@ -51,11 +51,26 @@ def page(reports: list[Report]) -> str:
     return text + "".join(_section(report) for report in reports)
 
 
+def charts(reports: list[Report]) -> dict[Path, str]:
+    """The files of those Reports that have a chart."""
+    sys.path.insert(0, str(Path(__file__).parent))
+    from charts import lines
+
+    folder = ROOT / "docs" / "figures"
+    return {
+        folder / f"{report.name}.svg": lines(report.result["chart"])
+        for report in reports
+        if report.result.get("chart")
+    }
+
+
 def _section(report: Report) -> str:
     text = f"\n## {report.name}\n\n{report.claim}\n\n"
     if rows := report.result.get("table"):
         columns = tuple(dict.fromkeys(key for row in rows for key in row))
         text += table(columns, [tuple(shown(row.get(column)) for column in columns) for row in rows]) + "\n"
+    if chart := report.result.get("chart"):
+        text += f"![{chart['y']} against {chart['x']}](figures/{report.name}.svg)\n\n"
     for name, reason in report.result.get("absent", {}).items():
         text += f"- {name} did not run: {reason}\n"
     for target in report.result.get("targets", []):
@@ -110,6 +125,7 @@ def main() -> int:
     wanted = {
         ROOT / "README.md": before + BEGIN + block(reports) + END + after,
         ROOT / "docs" / "figures.md": page(reports),
+        **charts(reports),
     }
     stale = [
         path for path, text in wanted.items() if not path.exists() or path.read_text(encoding="utf-8") != text
@@ -119,6 +135,7 @@ def main() -> int:
             print(f"not current: {', '.join(path.name for path in stale)}; run `make docs`", file=sys.stderr)
         return len(stale)
     for path in stale:
+        path.parent.mkdir(exist_ok=True)
         path.write_text(wanted[path], encoding="utf-8")
     return 0
 

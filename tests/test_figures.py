@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import importlib.util
 import sys
+from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
+from xml.etree import ElementTree
 
 import pytest
 
@@ -70,6 +72,25 @@ def test_reports_that_say_little_are_shown_too(figures: ModuleType) -> None:
         "| – | – | – |", "|  | – | – |"
     )
     assert "## x" in figures.page([bare])
+
+
+def test_a_chart_is_drawn_and_shown(figures: ModuleType) -> None:
+    chart = {
+        "x": "requests a second", "y": "share in <time>", "line": 0.99,
+        "series": {"trimtab": [[1.0, 1.0], [4.0, 0.99], [8.0, 0.2]], "peer & co": [[0.5, 1.0]], "none": []},
+    }  # fmt: skip
+    report = replace(REPORT, name="serve", result={**REPORT.result, "chart": chart})
+    assert "](figures/serve.svg)" in figures.page([report])
+    assert figures.charts([REPORT]) == {}
+    ((path, text),) = figures.charts([report]).items()
+    assert path.name == "serve.svg"
+    drawn = ElementTree.fromstring(text)
+    names = [node.text for node in drawn.iter("{http://www.w3.org/2000/svg}text")]
+    assert {"trimtab", "peer & co", "share in <time>", "1", "2", "5", "100%"} <= set(names)
+    circles = [node for node in drawn.iter("{http://www.w3.org/2000/svg}circle")]
+    assert len(circles) == 4
+    heights = [float(node.attrib["cy"]) for node in circles[:3]]
+    assert heights == sorted(heights)  # a smaller share lies lower
 
 
 def test_nothing_measured_is_said(figures: ModuleType) -> None:
