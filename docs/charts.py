@@ -1,4 +1,4 @@
-"""Lines over a logarithmic axis as SVG, out of a Report's `chart`: no plotting package is needed to build docs.
+"""Lines over a logarithmic axis as SVG, out of a Report's `chart`: docs are built without a plotting package.
 
 Colours are told apart in light and dark, without colour by their dashes, and named at the line's end.
 """

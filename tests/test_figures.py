@@ -87,7 +87,7 @@ def test_a_chart_is_drawn_and_shown(figures: ModuleType) -> None:
     drawn = ElementTree.fromstring(text)
     names = [node.text for node in drawn.iter("{http://www.w3.org/2000/svg}text")]
     assert {"trimtab", "peer & co", "share in <time>", "1", "2", "5", "100%"} <= set(names)
-    circles = [node for node in drawn.iter("{http://www.w3.org/2000/svg}circle")]
+    circles = list(drawn.iter("{http://www.w3.org/2000/svg}circle"))
     assert len(circles) == 4
     heights = [float(node.attrib["cy"]) for node in circles[:3]]
     assert heights == sorted(heights)  # a smaller share lies lower
