@@ -217,7 +217,7 @@ function listed({ processor, kernels, model, memory, work, limits }) {
     list("Work", [
       ["A step reads", `${bytes(work.step_bytes)} of weights`],
       ["A page of 16 tokens", work.page_bytes && bytes(work.page_bytes)],
-      ["A token computes", work.row_ops && si(work.row_ops + work.wanted_ops, "operations")],
+      ["A token computes", work.row_ops && si(work.row_ops + work.wanted_ops, " operations")],
       ["Most memory so far", bytes(memory.highest)],
       ["The machine has free", bytes(memory.available)],
       [

@@ -173,7 +173,7 @@ function batches(limits, work, { x, y, right }) {
 }
 
 function trail(points, { x, y }) {
-  const inside = ({ intensity, ops }) => intensity > 0 && ops > 0;
+  const inside = ({ intensity, ops }) => intensity > 0 && ops > 0 && y(ops) <= HIGH - BOTTOM && x(intensity) >= LEFT;
   const seen = points.filter((point) => point && inside(point));
   const now = points.at(-1);
   return [
