@@ -115,7 +115,8 @@ struct Queries {
   alignas(64) uint32_t pairs[R][kBlockTokens / 2];  // probabilities as bf16 pairs
   alignas(64) float weights[R][kBlockTokens];       // probabilities as float
   alignas(64) float out[R][kMaxHeadDim];
-  float peak[R], total[R];
+  alignas(64) float totals[R][16];
+  float peak[R];
 };
 
 template <int R>
@@ -137,7 +138,7 @@ inline void load_query(Queries<R>& s, const Attend& m, const float* q, int r) {
   }
   for (int d = 0; d < dim; d += 16) store(s.out[r] + d, zero_f());
   s.peak[r] = -kInfinity;
-  s.total[r] = 0;
+  store(s.totals[r], zero_f());
 }
 
 // Scores of R queries against T pages, before the scale of the query.
@@ -223,43 +224,54 @@ inline void add_values(Queries<R>& s, const KvLayout& kv, const uint8_t* const* 
   for (; d < dim; d += 16) strip.template operator()<1>(d);
 }
 
-// Folds a block of scores into the running softmax of query r; positions outside [low, high] are masked.
+// Scores of query r as the softmax takes them, where the scale alone does not make them so.
 template <int R>
-inline void soften(Queries<R>& s, const Attend& m, const uint8_t* const* pages, int count, int r, int base,
-                   int low, int high) {
+inline void prepare(Queries<R>& s, const Attend& m, int tokens, int r, int base, int low, int high) {
   float* scores = s.scores[r];
-  const int tokens = count * kPageTokens;
   const F32 scale = set(s.scale[r]);
-  F32 peaks = set(-kInfinity);
   for (int t = 0; t < tokens; t += 16) {
     F32 x = mul(load(scores + t), scale);
     if (m.softcap > 0) x = mul(tanh(div(x, set(m.softcap))), set(m.softcap));
     store(scores + t, x);
-    if (base + t < low || base + t + 15 > high) {
+    if (base + t < low || base + t + 15 > high)
       for (int i = t; i < t + 16; ++i)
         if (base + i < low || base + i > high) scores[i] = -kInfinity;
-      x = load(scores + t);
-    }
-    peaks = max(peaks, x);
   }
-  const float peak = s.peak[r] > largest(peaks) ? s.peak[r] : largest(peaks);
-  if (peak == -kInfinity) {  // nothing to see yet: leave the sums as they are
+}
+
+// Folds a block of scores into the running softmax of query r; positions outside [low, high] are masked.
+template <int R>
+inline void soften(Queries<R>& s, const Attend& m, const uint8_t* const* pages, int count, int r, int base,
+                   int low, int high) {
+  const float* scores = s.scores[r];
+  const int tokens = count * kPageTokens;
+  F32 scale = set(s.scale[r]);
+  if (m.softcap > 0 || base < low || base + tokens - 1 > high) {
+    prepare(s, m, tokens, r, base, low, high);
+    scale = set(1.0f);
+  }
+  F32 peaks = load(scores);
+  for (int t = 16; t < tokens; t += 16) peaks = max(peaks, load(scores + t));
+  peaks = mul(peaks, scale);
+  if (any_above(peaks, set(s.peak[r]))) {
+    const float peak = largest(peaks);
+    alignas(64) float factor[16];
+    store(factor, exp(set(s.peak[r] - peak)));
+    const F32 shrink = set(factor[0]);
+    store(s.totals[r], mul(load(s.totals[r]), shrink));
+    for (int d = 0; d < m.kv.head_dim; d += 16) store(s.out[r] + d, mul(load(s.out[r] + d), shrink));
+    s.peak[r] = peak;
+  }
+  if (s.peak[r] == -kInfinity) {  // nothing to see yet: leave the sums as they are
     for (int t = 0; t < tokens; ++t) s.weights[r][t] = 0;
     for (int t = 0; t < tokens / 2; ++t) s.pairs[r][t] = 0;
     return;
   }
-  if (peak > s.peak[r]) {
-    alignas(64) float factor[16];
-    store(factor, exp(set(s.peak[r] - peak)));
-    const F32 shrink = set(factor[0]);
-    s.total[r] *= factor[0];
-    for (int d = 0; d < m.kv.head_dim; d += 16) store(s.out[r] + d, mul(load(s.out[r] + d), shrink));
-    s.peak[r] = peak;
-  }
-  // The total adds block by block, 16 lanes each, so that pages nobody may see add exact zeros.
-  F32 totals = zero_f();
+  // Sixteen sums over the positions: pages nobody may see add exact zeros.
+  const F32 peak = set(s.peak[r]);
+  F32 totals = load(s.totals[r]);
   for (int t = 0; t < tokens; t += 16) {
-    F32 e = exp(sub(load(scores + t), set(peak)));
+    F32 e = exp(sub(mul(load(scores + t), scale), peak));
     if (m.kv.kind == KvLayout::bf16) {
       // The total adds what is multiplied, so that the rounded probabilities still sum to one.
       store_bf16((uint16_t*)s.pairs[r] + t, e);
@@ -271,7 +283,7 @@ inline void soften(Queries<R>& s, const Attend& m, const uint8_t* const* pages, 
       store(s.weights[r] + t, e);
     }
   }
-  s.total[r] += sum(totals);
+  store(s.totals[r], totals);
 }
 
 template <int R>
@@ -305,7 +317,7 @@ void attend_rows(const Attend& m, int span_row, int kv_head, int first, const in
   }
   for (int r = 0; r < R; ++r) {
     const int row = span_row + (first + r) / group, head = kv_head * group + (first + r) % group;
-    const F32 inverse = set(1.0f / s.total[r]);
+    const F32 inverse = set(1.0f / sum(load(s.totals[r])));
     for (int d = 0; d < dim; d += 16)
       store(m.out + row * m.out_ld + int64_t(head) * dim + d, mul(load(s.out[r] + d), inverse));
   }

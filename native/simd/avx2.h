@@ -40,6 +40,10 @@ inline float sum(F32 x) {
   t = _mm_add_ps(t, _mm_movehl_ps(t, t));
   return _mm_cvtss_f32(_mm_add_ss(t, _mm_movehdup_ps(t)));
 }
+inline bool any_above(F32 x, F32 y) {
+  const __m256 a = _mm256_cmp_ps(x.a, y.a, _CMP_GT_OQ), b = _mm256_cmp_ps(x.b, y.b, _CMP_GT_OQ);
+  return _mm256_movemask_ps(_mm256_or_ps(a, b)) != 0;
+}
 inline float largest(F32 x) {
   __m256 s = _mm256_max_ps(x.a, x.b);
   __m128 t = _mm_max_ps(_mm256_castps256_ps128(s), _mm256_extractf128_ps(s, 1));
@@ -90,13 +94,14 @@ inline I32 load_i8(const int8_t* p) {
           _mm256_cvtepi8_epi32(_mm_loadl_epi64((const __m128i*)(p + 8)))};
 }
 // a x 2^n for n that keeps the result normal or zero; n below -126 gives zero.
-inline F32 scale_by_power(F32 x, I32 n) {
+inline F32 scale_by_power(F32 x, F32 n) {
+  const I32 whole = to_int(n);
   const __m256i floor = _mm256_set1_epi32(-127), bias = _mm256_set1_epi32(127);
   auto power = [&](__m256i k) {
     k = _mm256_max_epi32(k, floor);
     return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_add_epi32(k, bias), 23));
   };
-  return {_mm256_mul_ps(x.a, power(n.a)), _mm256_mul_ps(x.b, power(n.b))};
+  return {_mm256_mul_ps(x.a, power(whole.a)), _mm256_mul_ps(x.b, power(whole.b))};
 }
 
 inline Bytes load_bytes(const uint8_t* p) {

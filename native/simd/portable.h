@@ -44,6 +44,11 @@ inline float largest(F32 a) {
   for (int i = 1; i < kLanes; ++i) m = a.v[i] > m ? a.v[i] : m;
   return m;
 }
+inline bool any_above(F32 a, F32 b) {
+  bool any = false;
+  for (int i = 0; i < kLanes; ++i) any |= a.v[i] > b.v[i];
+  return any;
+}
 inline F32 load_f16(const uint16_t* p) {
   F32 r;
   for (int i = 0; i < kLanes; ++i) {
@@ -79,8 +84,9 @@ inline void store_bf16(uint16_t* p, F32 a) {
   for (int i = 0; i < kLanes; ++i) p[i] = uint16_t(rounded[i]);
 }
 // a x 2^n for n that keeps the result normal or zero; n below -126 gives zero.
-inline F32 scale_by_power(F32 a, I32 n) {
-  const I16 k = n.v < -127 ? -127 - I16{} : n.v;
+inline F32 scale_by_power(F32 a, F32 n) {
+  const I16 whole = to_int(n).v;
+  const I16 k = whole < -127 ? -127 - I16{} : whole;
   return {a.v * (F16)((k + 127) << 23)};
 }
 

@@ -27,7 +27,7 @@ inline F32 exp(F32 x) {
   p = fma(p, r, set(0.5f));
   p = fma(p, r, set(1.0f));
   p = fma(p, r, set(1.0f));
-  return scale_by_power(p, to_int(n));
+  return scale_by_power(p, n);
 }
 
 inline F32 silu(F32 x) { return div(x, add(set(1.0f), exp(sub(zero_f(), x)))); }

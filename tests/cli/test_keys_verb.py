@@ -11,7 +11,7 @@ import pytest
 
 from trimtab.cli.keys import moment
 from trimtab.errors import UsageError
-from trimtab.server.keys import Keys
+from trimtab.server.access.keys import Keys
 
 
 @pytest.fixture

@@ -23,7 +23,7 @@ from trimtab.engine.batch import Batch, StepResult
 from trimtab.engine.engine import Engine, EngineSettings
 from trimtab.engine.sampling import allowed_tokens
 from trimtab.errors import BadFile, UsageError
-from trimtab.server.inspector import Inspector
+from trimtab.server.console.inspector import Inspector
 from trimtab.server.launch import serve
 from trimtab.server.opening import bounds_of, inspector_of
 from trimtab.server.served import Served

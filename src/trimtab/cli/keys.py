@@ -13,7 +13,7 @@ from trimtab.cli.text import Group, Verb, note, print_json, print_table
 from trimtab.errors import UsageError
 
 if TYPE_CHECKING:
-    from trimtab.server.keyfile import KeyRecord, TenantRecord
+    from trimtab.server.access.keyfile import KeyRecord, TenantRecord
 
 EXAMPLES = """\
 trimtab keys create alice                               prints the key, this once
@@ -84,7 +84,7 @@ def create(
     as_json: JsonOption = False,
 ) -> None:
     """Make a key and print it. It is shown this once: only its hash is kept."""
-    from trimtab.server.keyfile import NAME_PATTERN, KeyFile, TenantRecord, change, new_key, new_salt
+    from trimtab.server.access.keyfile import NAME_PATTERN, KeyFile, TenantRecord, change, new_key, new_salt
 
     if not re.fullmatch(NAME_PATTERN, name):
         raise UsageError(f"`{name}` cannot be a name", "letters, digits and . _ @ -, at most 64", "name")
@@ -121,7 +121,7 @@ def rotate(
     as_json: JsonOption = False,
 ) -> None:
     """Make another key for the same tenant, with the same limits, and end the old ones."""
-    from trimtab.server.keyfile import KeyFile, change, new_key
+    from trimtab.server.access.keyfile import KeyFile, change, new_key
 
     now = int(time.time())
     until = moment(keep, now)
@@ -161,7 +161,7 @@ def set_(
     as_json: JsonOption = False,
 ) -> None:
     """Change what a tenant may take; its keys stay."""
-    from trimtab.server.keyfile import KeyFile, TenantRecord, change
+    from trimtab.server.access.keyfile import KeyFile, TenantRecord, change
 
     changes = _changes(requests_per_minute, tokens_per_minute, max_concurrent, model, adapter, weight, admin)
     if not changes:
@@ -180,7 +180,7 @@ def set_(
 @app.command("list", cls=Verb)
 def list_(file: FileOption = None, as_json: JsonOption = False) -> None:
     """List who has a key, and what it allows; no key is shown."""
-    from trimtab.server.keyfile import read
+    from trimtab.server.access.keyfile import read
 
     path = _path(file)
     content = read(path)
@@ -205,7 +205,7 @@ def revoke(
 ) -> None:
     """End a tenant's keys; requests that run already go on."""
     from trimtab.errors import UnknownName
-    from trimtab.server.keyfile import KeyFile, change
+    from trimtab.server.access.keyfile import KeyFile, change
 
     ended: list[str] = []
 
@@ -281,7 +281,7 @@ def _checked(kind: type[TenantRecord], values: dict[str, Any]) -> TenantRecord:
 
 
 def _path(file: Path | None) -> Path:
-    from trimtab.server.keys import default_path
+    from trimtab.server.access.keys import default_path
 
     return file or default_path()
 

@@ -25,6 +25,9 @@ USUAL_SEQUENCES = 8
 """Sequences of full length that the pages hold where memory is no concern."""
 RESERVE_BYTES = 24 << 20
 """For what grows while it runs: requests and their texts, thread stacks, fragments of the heap."""
+GRAMMARS_BYTES, GRAMMARS_TOKEN_BYTES = 24 << 20, 300
+"""What grammars take from the pages when the first one comes: the library with what it keeps, and its view of
+each token. Measured, rounded up."""
 OPEN_SHARE = 0.8
 """Without a promise, at most this share of the available memory is planned for."""
 
@@ -80,6 +83,7 @@ def plan(
     available_bytes: int | None = None,
     loading_bytes: int = 0,
     reserve_bytes: int = RESERVE_BYTES,
+    lent_bytes: int = 0,
 ) -> EnginePlan:
     """Divide a budget.
 
@@ -92,6 +96,7 @@ def plan(
     available_bytes : what the machine can spare for this process to grow, None if unknown
     loading_bytes : what loading needs beside the weights, and gives back before the first page is written
     reserve_bytes : for the process's growth while it serves
+    lent_bytes : what the pages may lose to something else; a context that nobody asked for leaves so much out
 
     Raises
     ------
@@ -128,8 +133,9 @@ def plan(
     pages = sequences * pages_for(most_context)
     if left is not None:
         pages = min(pages, (left - scratch) // page_bytes)
+    lasting = max(pages_for(least_context), pages - -(-lent_bytes // page_bytes))
     return EnginePlan(
-        context=min(most_context, pages * PAGE_TOKENS),
+        context=min(most_context, lasting * PAGE_TOKENS),
         num_pages=pages,
         max_rows=rows,
         max_wanted=wanted,
@@ -140,6 +146,11 @@ def plan(
         scratch_bytes=scratch,
         pages_bytes=pages * page_bytes,
     )
+
+
+def grammars_bytes(vocab_size: int) -> int:
+    """What the first grammar takes, and keeps for all that follow."""
+    return GRAMMARS_BYTES + GRAMMARS_TOKEN_BYTES * vocab_size
 
 
 def parse_size(text: str) -> int:

@@ -19,8 +19,8 @@ from trimtab.errors import UsageError
 _ROOM = 48
 """So much more than twice the way from the beginning must be left for the limit to count as far."""
 _GROWTH = 8
-"""Tokens by which each further token lengthens the way to the end at most, on average. With much room left,
-the way is looked up once in many tokens; with little, for each."""
+"""Tokens by which a further token lengthens the way to the end at most, or by as many as the way from the
+beginning has. With much room left, the way is looked up once in many tokens; with little, for each."""
 _UNDRAFTED = 8
 """So close to landing nothing is drafted: the masks behind a draft know nothing of the limit."""
 _FEW = 64
@@ -68,7 +68,17 @@ class Constraint:
     forces : tell what must follow; without it only masks do
     """
 
-    __slots__ = ("_check_at", "_closers", "_forces", "_known", "_matcher", "_path", "landing", "masks")
+    __slots__ = (
+        "_check_at",
+        "_closers",
+        "_forces",
+        "_growth",
+        "_known",
+        "_matcher",
+        "_path",
+        "landing",
+        "masks",
+    )
 
     def __init__(
         self, matcher: Any, closers: Closers, home: list[int] | None, left: int, *, forces: bool = True
@@ -78,6 +88,7 @@ class Constraint:
         self._closers = closers
         self._path = home  # the way to an end, from here if `_known`, else from an earlier place
         self._known = home is not None
+        self._growth = max(_GROWTH, len(home or ()))
         # With fewer tokens left than this, a token must leave a way to an end that fits.
         self._check_at = 0 if home is None else 2 * len(home) + _ROOM
         self.landing = False
@@ -107,8 +118,12 @@ class Constraint:
         ------
         UsageError : the grammar became too complex on the way, or does not allow the token
         """
-        if self.landing and self._path and token != self._path[0]:
-            return False
+        if self.landing and self._path:
+            if token != self._path[0]:
+                return False
+            self._consume(self._matcher, token)
+            self._path = self._path[1:]
+            return True
         if left >= self._check_at:
             self._consume(self._matcher, token)
             self._known = False
@@ -117,7 +132,8 @@ class Constraint:
         self._consume(ahead, token)
         path = self._home_from(ahead, left)
         if path is not None:
-            self._check_at = left - (left - len(path)) // _GROWTH
+            # Each token that is not looked at takes one of those left, and may add to the way.
+            self._check_at = left - (left - len(path)) // (self._growth + 1)
         else:
             if not self._known:
                 self._path = self._home_from(self._matcher, left + 1)

@@ -13,7 +13,6 @@ import random
 import threading
 import time
 from array import array
-from collections import Counter, deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
 from contextlib import contextmanager
@@ -35,8 +34,8 @@ from trimtab.engine.pages import PagePool, pages_for
 from trimtab.engine.sampling import SamplingParams
 from trimtab.engine.scheduler import Scheduler
 from trimtab.engine.sequence import Sequence as Output
-from trimtab.engine.stats import RECENT, TPOT_BOUNDS_S, TTFT_BOUNDS_S, Ended, Histogram, Rate
-from trimtab.errors import Busy, TrimtabError, UsageError
+from trimtab.engine.stats import Ended, Ledger
+from trimtab.errors import Busy, DoesNotFit, TrimtabError, UsageError
 
 if TYPE_CHECKING:
     from collections.abc import Set as AbstractSet
@@ -132,19 +131,14 @@ class Engine:
         self._empty.set()
         self._stopping = False
         self._grammar_cache: Grammars | None = None
-        self._started_at = clock()
-        self._queued = Histogram(TTFT_BOUNDS_S)
-        self._ttft = Histogram(TTFT_BOUNDS_S)
-        self._tpot = Histogram(TPOT_BOUNDS_S)
-        self._recent: deque[Ended] = deque(maxlen=RECENT)
-        self._rate = Rate()
+        self._pages_lost = 0  # their memory serves something else
+        self._ledger = Ledger(clock())
         self._pressure = Backpressure(
             self._scheduler.waiting,
             max_running=self.settings.max_running,
             max_waiting=self.settings.max_waiting,
             max_waiting_each=self.settings.max_waiting_each,
         )
-        self._ended: Counter[str] = Counter()
         self._thread = threading.Thread(target=self._run, name="trimtab-engine", daemon=True)
         self._thread.start()
 
@@ -283,13 +277,13 @@ class Engine:
 
         Times are in seconds; `ttft_s` and `tpot_s` have `count`, `sum` and cumulative `buckets`.
         """
-        scheduler, now = self._scheduler, self._clock()
+        scheduler = self._scheduler
         counters = scheduler.counters
         return {
             "running": scheduler.running,
             "waiting": max(0, len(self._open) - scheduler.running),
-            "pages_total": self._pool.num_pages,
-            "pages_held": self._pool.held,
+            "pages_total": self._pool.num_pages - self._pages_lost,
+            "pages_held": self._pool.held - self._pages_lost,
             "pages_idle": self._pool.idle,
             "page_tokens": PAGE_TOKENS,
             "context": self.context,
@@ -298,20 +292,13 @@ class Engine:
             "prompt_tokens": counters.prompt_tokens,
             "cached_tokens": counters.cached_tokens,
             "output_tokens": counters.output_tokens,
-            "output_tokens_per_s": self._rate.per_second(now, counters.output_tokens),
             "preemptions": counters.preemptions,
             "drafted_tokens": counters.drafted_tokens,
             "accepted_tokens": counters.accepted_tokens,
             "forced_tokens": counters.forced_tokens,
-            "requests": {
-                reason: self._ended[reason] for reason in ("stop", "length", "cancelled", "failed", "refused")
-            },
-            "queue_s": self._queued.snapshot(),
-            "ttft_s": self._ttft.snapshot(),
-            "tpot_s": self._tpot.snapshot(),
             "memory_bytes": dict(self.runner.memory),
+            **self._ledger.snapshot(self._clock(), counters.output_tokens),
             **({} if self._warm is None else self._warm.stats()),
-            "uptime_s": now - self._started_at,
         }
 
     @property
@@ -321,7 +308,7 @@ class Engine:
 
     def recent(self) -> tuple[Ended, ...]:
         """The last requests that ended with output, oldest first, with their exact latencies."""
-        return tuple(self._recent)
+        return self._ledger.recent()
 
     @property
     def now(self) -> float:
@@ -380,7 +367,7 @@ class Engine:
             try:
                 self._pressure.check(caller)
             except Busy:
-                self._ended["refused"] += 1
+                self._ledger.refused()
                 raise
             serial = next(self._serial)
             seed = self._random.getrandbits(64) if params.seed is None else params.seed
@@ -414,8 +401,34 @@ class Engine:
             if self._grammar_cache is None:
                 from trimtab.engine.grammars import Grammars
 
-                self._grammar_cache = Grammars(cast(Any, self.tokenizer), self.runner.config.vocab_size)
+                vocabulary = cast(Any, self.tokenizer)
+                self._grammar_cache = Grammars(vocabulary, self.runner.config.vocab_size, self._make_room)
             return self._grammar_cache
+
+    def _make_room(self, nbytes: int) -> None:
+        """Take memory that was not planned for out of the pages', so that the whole stays what it was.
+
+        Raises
+        ------
+        DoesNotFit : the pages left would not hold a sequence of full length
+        """
+        drop = getattr(self.runner, "drop", None)
+        page_bytes = self.runner.memory.get("pages", 0) // self.runner.num_pages
+        if drop is None or not page_bytes:
+            return  # the pages lie elsewhere
+        count = -(-nbytes // page_bytes)
+        if self.runner.num_pages - count < pages_for(self.context):
+            raise DoesNotFit(
+                f"grammars take {nbytes >> 20} MiB, which this memory budget does not have",
+                f"start it with {nbytes >> 20} MiB more, or with a shorter --context", "grammar",
+            )  # fmt: skip
+
+        def give() -> None:
+            pages = self._scheduler.preempt_for(count) or []
+            drop(pages)
+            self._pages_lost = len(pages)
+
+        self._inbox.put(give)  # not awaited: the caller may be holding the engine back
 
     def _cancel(self, sequence: Output) -> None:
         self._inbox.put(lambda: self._drop(sequence))
@@ -465,16 +478,14 @@ class Engine:
             self._fail((*scheduler.decoding, *scheduler.prefilling), error)
             return True
         now = self._clock()
-        self._rate.mark(now, scheduler.counters.output_tokens)
+        self._ledger.step(now, scheduler.counters.output_tokens)
         self._pressure.note(now, scheduler.counters.started)
         for late in self._pressure.expired(now):
             self._fail((late,), self._pressure.refusal(late))
         waiters: list[Waiter] = []
         for sequence in touched:
             if sequence.first_at == 0.0:
-                sequence.first_at = now
-                if not sequence.pooling:
-                    self._ttft.add(now - sequence.submitted_at)
+                self._ledger.answered(sequence, now)
                 if self._warm is not None:
                     self._warm.note(sequence)
             if (times := sequence.times) is not None:
@@ -495,8 +506,7 @@ class Engine:
         now = self._clock()
         for sequence in sequences:
             if sequence.started_at == 0.0 and sequence.pages:
-                sequence.started_at = now
-                self._queued.add(now - sequence.submitted_at)
+                self._ledger.started(sequence, now)
 
     def _add(self, sequence: Output) -> None:
         if self._warm is not None and not sequence.closed:
@@ -534,17 +544,9 @@ class Engine:
 
     def _close(self, sequence: Output, now: float) -> None:
         """The last word on a sequence: after this its reader sees the end."""
-        sequence.finished_at = now
+        self._ledger.ended(sequence, now)
         sequence.lookup = sequence.constraint = None
         sequence.digests = []
-        outputs = len(sequence.tokens) - sequence.prompt_length
-        tpot = (now - sequence.first_at) / (outputs - 1) if outputs > 1 else None
-        if tpot is not None:
-            self._tpot.add(tpot)
-        if outputs:
-            self._recent.append(Ended(now, sequence.first_at - sequence.submitted_at, tpot))
-        reason = "refused" if isinstance(sequence.error, Busy) else "failed"
-        self._ended[reason if sequence.error is not None else sequence.finish or "cancelled"] += 1
         sequence.closed = True
         with self._lock:
             self._open.discard(sequence)

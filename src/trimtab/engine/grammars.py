@@ -10,10 +10,11 @@ from __future__ import annotations
 import json
 import threading
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol, cast
 
+from trimtab.engine.budget import grammars_bytes
 from trimtab.engine.constraint import Constraint, checked, library_panics
 from trimtab.engine.grammar import Grammar
 from trimtab.engine.json_schema import prepared
@@ -74,10 +75,14 @@ class Grammars:
     Parameters
     ----------
     vocab_size : of the model, which may have more logits than the tokenizer has tokens
+    make_room : told once how many bytes the library will take, before it takes them
     """
 
-    def __init__(self, tokenizer: Vocabulary, vocab_size: int) -> None:
+    def __init__(
+        self, tokenizer: Vocabulary, vocab_size: int, make_room: Callable[[int], None] | None = None
+    ) -> None:
         self._tokenizer = tokenizer
+        self._make_room = make_room
         self._vocab_size = vocab_size
         self._lock = threading.Lock()  # of the cache, held for moments
         self._compiling = threading.Lock()
@@ -139,6 +144,9 @@ class Grammars:
     def _load(self) -> None:
         if self._view is not None:
             return
+        if self._make_room is not None:
+            self._make_room(grammars_bytes(self._vocab_size))
+            self._make_room = None
         import llguidance
 
         ends = sorted(self._tokenizer.eos_ids)

@@ -26,12 +26,15 @@ FORMATS = frozenset({
 """Formats that are enforced. The standard takes every other one for a remark."""
 
 _YEAR = "([1-9][0-9]{3}|0[0-9]{2}[1-9]|0[0-9][1-9]0|0[1-9]00)"
+_FOURTH = "(0[48]|[2468][048]|[13579][26])"  # multiples of four, without 0
+_LEAP_DAY = f"([0-9]{{2}}{_FOURTH}|{_FOURTH}00)-02-29"
+_DATE = f"({_YEAR}-((0[13-9]|1[0-2])-[0-9]{{2}}|02-([01][0-9]|2[0-8]))|{_LEAP_DAY})"
 _USUAL = {
-    "date": f"^{_YEAR}-",
-    "date-time": f"^{_YEAR}-[0-9]{{2}}-[0-9]{{2}}T[0-9]{{2}}:[0-9]{{2}}:[0-5]",
+    "date": f"^{_DATE}",
+    "date-time": f"^{_DATE}T[0-9]{{2}}:[0-9]{{2}}:[0-5]",
     "time": "^[0-9]{2}:[0-9]{2}:[0-5]",
 }
-"""Of what a format allows, the part that programs read: no year 0, no leap second."""
+"""Of what a format allows, what programs read: no year 0, no leap second, a leap day in leap years only."""
 
 _MAPS = ("properties", "patternProperties", "$defs", "definitions", "dependentSchemas")
 _LISTS = ("allOf", "anyOf", "oneOf", "prefixItems", "items")
@@ -128,8 +131,8 @@ def _mapped(schema: dict[str, Any], change: Callable[[Any], Schema]) -> dict[str
         if isinstance(inner := made.get(keyword), list):
             made[keyword] = [change(value) for value in inner]
     for keyword in _SINGLE:
-        if isinstance(inner := made.get(keyword), dict):
-            made[keyword] = change(inner)
+        if keyword in made and not (keyword in _LISTS and isinstance(made[keyword], list)):
+            made[keyword] = change(made[keyword])
     return made
 
 

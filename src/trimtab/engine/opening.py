@@ -138,6 +138,7 @@ def _native(
         # A tensor is read from the mapped file while its packed form is written.
         loading_bytes=max(source.info(name).nbytes for name in source.names()),
         reserve_bytes=budget.RESERVE_BYTES if reserve_bytes is None else reserve_bytes,
+        lent_bytes=budget.grammars_bytes(config.vocab_size),
     )
     # The sketch is speed, not substance: a budget that is too small for it does without.
     sketch = first.sketch > 0

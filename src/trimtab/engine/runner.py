@@ -7,7 +7,8 @@ serves without importing torch.
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+import sys
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -191,6 +192,21 @@ class NativeRunner:
         """A page's bytes where they lie; nobody may write it while a step uses it."""
         view: npt.NDArray[np.uint8] = self.program.page(number)
         return view
+
+    def drop(self, pages: Iterable[int]) -> None:
+        """Give the memory of pages that nobody will use again back to the system, where it takes it."""
+        import ctypes
+        import mmap
+
+        madvise = getattr(ctypes.CDLL(None), "madvise", None) if sys.platform == "linux" else None
+        if madvise is None:
+            return
+        for number in pages:
+            view = self.page(number)
+            start = -(-view.ctypes.data // mmap.PAGESIZE) * mmap.PAGESIZE
+            length = (view.ctypes.data + view.nbytes - start) // mmap.PAGESIZE * mmap.PAGESIZE
+            if length > 0:
+                madvise(ctypes.c_void_p(start), ctypes.c_size_t(length), mmap.MADV_DONTNEED)
 
     def close(self) -> None:
         """Give the memory back."""

@@ -12,15 +12,19 @@ from fastapi import FastAPI, Request
 from fastapi.responses import JSONResponse, Response
 
 import trimtab
-from trimtab.server import assets, chat, completions, console_api, endpoints, errors, health, metrics
+from trimtab.server import endpoints, errors
+from trimtab.server.access.gate import Gate
+from trimtab.server.access.limits import BodyLimit
+from trimtab.server.api import chat, completions, health
+from trimtab.server.api.schemas import ChatRequest, CompletionRequest, ModelCard, ModelList
 from trimtab.server.call import call_of
-from trimtab.server.gate import Gate
-from trimtab.server.limits import BodyLimit
+from trimtab.server.console import api as console_api
+from trimtab.server.console import assets
 from trimtab.server.operations import Operations
-from trimtab.server.schemas import ChatRequest, CompletionRequest, ModelCard, ModelList
 from trimtab.server.served import Loading, Served
 from trimtab.server.settings import ServeSettings
-from trimtab.server.state import State
+from trimtab.server.storage.state import State
+from trimtab.server.watching import metrics
 
 
 def create_app(
@@ -108,7 +112,7 @@ def _document_answers(app: FastAPI) -> None:
 
     def openapi() -> dict[str, Any]:
         if app.openapi_schema is None:
-            from trimtab.server.openapi import with_answers
+            from trimtab.server.api.openapi import with_answers
 
             app.openapi_schema = with_answers(plain())
         return app.openapi_schema

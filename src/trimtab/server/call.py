@@ -12,9 +12,9 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from trimtab.engine.fairness import Caller
+from trimtab.server.access.keys import ANONYMOUS, Limits, Tenant
+from trimtab.server.access.quota import Bucket, Quota, span
 from trimtab.server.errors import ApiError
-from trimtab.server.keys import ANONYMOUS, Limits, Tenant
-from trimtab.server.quota import Bucket, Quota, span
 
 if TYPE_CHECKING:
     from fastapi import Request

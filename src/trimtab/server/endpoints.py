@@ -25,7 +25,8 @@ class Endpoint:
 
     Parameters
     ----------
-    target : `module:function` in this folder, called with the request, its body (if it has one) and the model
+    target : `module:function` below this package, called with the request, its body
+        (if it has one) and the model
     body, answer : names of their types in the target's module
     upload : name of the type that describes a multipart body, which the target reads itself
     query : names of its query parameters, described in `QUERY`
@@ -43,49 +44,63 @@ class Endpoint:
 
 ENDPOINTS = (
     Endpoint(
-        "POST", "/tokenize", "tokenize:tokenize", "Token ids of a text or a conversation",
+        "POST", "/tokenize", "api.tokenize:tokenize", "Token ids of a text or a conversation",
         "TokenizeRequest", "Tokenized",
     ),
     Endpoint(
-        "POST", "/detokenize", "tokenize:detokenize", "The text of token ids",
+        "POST", "/detokenize", "api.tokenize:detokenize", "The text of token ids",
         "DetokenizeRequest", "Detokenized",
     ),
-    Endpoint("GET", "/tokenizer_info", "tokenize:info", "Special tokens, template", answer="TokenizerInfo"),
     Endpoint(
-        "POST", "/v1/embeddings", "embeddings:create", "Vectors of texts", "EmbeddingsRequest", "Embeddings"
+        "GET", "/tokenizer_info", "api.tokenize:info", "Special tokens, template", answer="TokenizerInfo",
     ),
     Endpoint(
-        "POST", "/v1/responses", "responses:create", "The next turn of a conversation",
+        "POST", "/v1/embeddings", "api.embeddings:create", "Vectors of texts", "EmbeddingsRequest",
+        "Embeddings"
+    ),
+    Endpoint(
+        "POST", "/v1/responses", "api.responses:create", "The next turn of a conversation",
         "ResponseRequest", "Response",
     ),
     Endpoint(
-        "POST", "/v1/responses/input_tokens", "responses:count", "Tokens of a conversation",
+        "POST", "/v1/responses/input_tokens", "api.responses:count", "Tokens of a conversation",
         "ResponseRequest", "InputTokenCount",
     ),
-    Endpoint("GET", "/v1/responses/{response_id}", "responses:retrieve", "A kept answer", answer="Response"),
     Endpoint(
-        "DELETE", "/v1/responses/{response_id}", "responses:delete", "Forget an answer",
+        "GET", "/v1/responses/{response_id}", "api.responses:retrieve", "A kept answer", answer="Response",
+    ),
+    Endpoint(
+        "DELETE", "/v1/responses/{response_id}", "api.responses:delete", "Forget an answer",
         answer="ResponseDeleted",
     ),
     Endpoint(
-        "GET", "/v1/responses/{response_id}/input_items", "responses:input_items", "What it answers",
+        "GET", "/v1/responses/{response_id}/input_items", "api.responses:input_items", "What it answers",
         answer="InputItems", query=("after", "limit", "order"),
     ),
-    Endpoint("POST", "/v1/files", "files:upload", "Keep a file", "", "FileObject", upload="FileUpload"),
     Endpoint(
-        "GET", "/v1/files", "files:list_files", "One's files", answer="FileList",
+        "POST", "/v1/files", "storage.files:upload", "Keep a file", "", "FileObject", upload="FileUpload",
+    ),
+    Endpoint(
+        "GET", "/v1/files", "storage.files:list_files", "One's files", answer="FileList",
         query=("after", "limit", "order", "purpose"),
     ),
-    Endpoint("GET", "/v1/files/{file_id}", "files:retrieve", "About a file", answer="FileObject"),
-    Endpoint("GET", "/v1/files/{file_id}/content", "files:content", "The bytes of a file"),
-    Endpoint("DELETE", "/v1/files/{file_id}", "files:delete", "Forget a file", answer="FileDeleted"),
-    Endpoint("POST", "/v1/batches", "batches:create", "Answer a file of requests", "BatchRequest", "Batch"),
+    Endpoint("GET", "/v1/files/{file_id}", "storage.files:retrieve", "About a file", answer="FileObject"),
+    Endpoint("GET", "/v1/files/{file_id}/content", "storage.files:content", "The bytes of a file"),
+    Endpoint("DELETE", "/v1/files/{file_id}", "storage.files:delete", "Forget a file", answer="FileDeleted"),
     Endpoint(
-        "GET", "/v1/batches", "batches:list_batches", "One's batches", answer="BatchList",
+        "POST", "/v1/batches", "storage.batches:create", "Answer a file of requests", "BatchRequest", "Batch",
+    ),
+    Endpoint(
+        "GET", "/v1/batches", "storage.batches:list_batches", "One's batches", answer="BatchList",
         query=("after", "limit"),
     ),
-    Endpoint("GET", "/v1/batches/{batch_id}", "batches:retrieve", "How far a batch is", answer="Batch"),
-    Endpoint("POST", "/v1/batches/{batch_id}/cancel", "batches:cancel", "End a batch early", answer="Batch"),
+    Endpoint(
+        "GET", "/v1/batches/{batch_id}", "storage.batches:retrieve", "How far a batch is", answer="Batch",
+    ),
+    Endpoint(
+        "POST", "/v1/batches/{batch_id}/cancel", "storage.batches:cancel", "End a batch early",
+        answer="Batch",
+    ),
 )  # fmt: skip
 
 QUERY: dict[str, dict[str, Any]] = {
@@ -120,7 +135,7 @@ def _handler(endpoint: Endpoint, loading: Loading) -> Callable[[Request], Awaita
         function, kind, _ = load(endpoint)
         if kind is None:
             return await function(request, await loading.served())
-        from trimtab.server.bodies import body_of
+        from trimtab.server.api.bodies import body_of
 
         return await function(request, await body_of(request, kind), await loading.served())
 

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from fastapi.responses import Response
 
 from trimtab.errors import Busy, TooLong, TrimtabError, UnknownName
-from trimtab.server.schemas import ErrorAnswer
+from trimtab.server.api.schemas import ErrorAnswer
 
 if TYPE_CHECKING:
     from fastapi import FastAPI, Request

@@ -60,9 +60,9 @@ def serve(
     if settings.memory_bytes is None:
         loader.start()
 
-    from trimtab.server import logs
     from trimtab.server.app import create_app
     from trimtab.server.process import DrainingServer, server_config
+    from trimtab.server.watching import logs
 
     if settings.memory_bytes is not None:
         # A promise counts what the process already holds: then nothing large may be imported afterwards.
@@ -72,7 +72,7 @@ def serve(
     operations.listeners.append(logs.AccessLog(prompts))
     traces = None
     if settings.otlp_endpoint is not None:
-        from trimtab.server.traces import exporter
+        from trimtab.server.watching.traces import exporter
 
         traces = exporter(settings.otlp_endpoint)
         operations.listeners.append(traces)
@@ -174,7 +174,7 @@ def _allow_files(connections: int) -> None:
 def _checked_extras(settings: ServeSettings) -> None:
     """What is wrong with a certificate or with traces is known before a model is loaded."""
     if settings.tls_cert or settings.tls_key or settings.tls_client_ca:
-        from trimtab.server.tls import Certificate
+        from trimtab.server.access.tls import Certificate
 
         Certificate.of(settings)
     if settings.otlp_endpoint is not None:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from trimtab.server.inspector import Inspector, usual_mode
-from trimtab.server.keys import default_path
+from trimtab.server.access.keys import default_path
+from trimtab.server.console.inspector import Inspector, usual_mode
 from trimtab.server.served import Served
 from trimtab.server.settings import ModelSettings, ServeSettings
 

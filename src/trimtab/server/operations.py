@@ -8,9 +8,9 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from trimtab.server.keys import Keys, default_path
+from trimtab.server.access.keys import Keys, default_path
+from trimtab.server.access.quota import Quotas
 from trimtab.server.lifecycle import Lifecycle
-from trimtab.server.quota import Quotas
 
 if TYPE_CHECKING:
     from trimtab.server.call import Call

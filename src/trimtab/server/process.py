@@ -12,15 +12,15 @@ from typing import TYPE_CHECKING, Any
 from uvicorn.config import Config
 from uvicorn.server import Server
 
-from trimtab.server.connections import Connection, ConnectionLimits
+from trimtab.server.access.connections import Connection, ConnectionLimits
 from trimtab.server.notify import notify
 
 if TYPE_CHECKING:
     from fastapi import FastAPI
 
+    from trimtab.server.access.tls import Certificate
     from trimtab.server.lifecycle import Lifecycle
     from trimtab.server.settings import ServeSettings
-    from trimtab.server.tls import Certificate
 
 BACKLOG = 2048  # connections the system holds while the server is busy
 _LOOK_AT_CERTIFICATE_TICKS = 50  # of a tenth of a second
@@ -106,7 +106,7 @@ def server_config(app: FastAPI, settings: ServeSettings) -> ServerConfig:
     """
     certificate = None
     if settings.tls_cert is not None or settings.tls_key is not None or settings.tls_client_ca is not None:
-        from trimtab.server.tls import Certificate
+        from trimtab.server.access.tls import Certificate
 
         certificate = Certificate.of(settings)
     return ServerConfig(

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from trimtab.engine.budget import EnginePlan
     from trimtab.engine.engine import Engine
     from trimtab.models.tokenizer import Tokenizer
-    from trimtab.server.inspector import Inspector
+    from trimtab.server.console.inspector import Inspector
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,0 +1,1 @@
+"""The web console: its files and what it asks the server for."""
