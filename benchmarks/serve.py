@@ -107,19 +107,19 @@ def _measured(
     samples: dict[str, dict[str, list[Any]]], say: Callable[[str], None],
 ) -> list[dict[str, Any]]:  # fmt: skip
     """Goodput of one server with the settings that suit it best, a row a pattern."""
-    tried: dict[Entrant, float] = {}
+    tried: list[tuple[float, Entrant]] = []
     for entrant in choices if len(choices) > 1 else ():
         with _started(entrant, task) as running:
-            tried[entrant] = _throughput(running, prompts)
-        say(f"{name}, {entrant.settings}: {tried[entrant]:.2f} requests/s at once")
-    best = max(tried, key=tried.__getitem__) if tried else choices[0]
+            tried.append((_throughput(running, prompts), entrant))
+        say(f"{name}, {entrant.settings}: {tried[-1][0]:.2f} requests/s at once")
+    best = max(tried, key=lambda one: one[0])[1] if tried else choices[0]
     rows = []
     with _started(best, task) as running:
         most = _throughput(running, prompts)
         for pattern in patterns:
             trials = _goodput(running, pattern, 0.65 * most, task, prompts, say)
             samples.setdefault(name, {})[pattern] = [each.to_dict() for each in trials]
-            samples[name]["settings"] = [f"{each.settings}: {rate:.3g} req/s" for each, rate in tried.items()]
+            samples[name]["settings"] = [f"{each.settings}: {rate:.3g} req/s" for rate, each in tried]
             rate = goodput.goodput(trials)
             at_best = next((each for each in trials if each.rate == rate), None)
             rows.append({

@@ -12,8 +12,6 @@ from real_server import RealServer
 from test_memory import smallest
 
 MORE_MEGABYTES = 90
-BASE_VARIES = 4
-"""Megabytes by which the process before the model differs from one start to the next."""
 
 
 def asked(number: int) -> dict[str, Any]:
@@ -52,7 +50,7 @@ def test_grammars_stay_inside_the_promise(default_model: Path) -> None:
 
 
 def test_a_budget_without_room_for_grammars_refuses_them(default_model: Path) -> None:
-    megabytes = smallest(str(default_model)) + BASE_VARIES
+    megabytes = smallest(str(default_model))
     with RealServer(str(default_model), "--memory", f"{megabytes}MB") as server:
         answer = server.client.post("/v1/chat/completions", json=asked(1))
         assert answer.status_code == 507, answer.text

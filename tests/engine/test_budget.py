@@ -14,6 +14,7 @@ from trimtab.engine.batch import PAGE_TOKENS
 from trimtab.engine.budget import (
     STEPS,
     USUAL_SEQUENCES,
+    VARIES_MB,
     EnginePlan,
     available_bytes,
     format_size,
@@ -60,7 +61,7 @@ def test_a_plan_stays_inside_its_promise_or_names_one_that_holds(
         found = divide(smallest, **sizes)
         memory = smallest
         with pytest.raises(DoesNotFit):
-            divide(smallest - 3 * MB, **sizes)
+            divide(smallest - (VARIES_MB + 2) * MB, **sizes)
     assert found.total_bytes <= memory
     assert found.base_bytes + weights + loading <= memory
     assert found.num_pages * PAGE_TOKENS >= found.context >= min(context or 2048, 8192)

@@ -28,6 +28,8 @@ RESERVE_BYTES = 24 << 20
 GRAMMARS_BYTES, GRAMMARS_TOKEN_BYTES = 24 << 20, 300
 """What grammars take from the pages when the first one comes: the library with what it keeps, and its view of
 each token. Measured, rounded up."""
+VARIES_MB = 4
+"""The process is never twice of exactly the same size: a budget that is named must do at the next start too."""
 OPEN_SHARE = 0.8
 """Without a promise, at most this share of the available memory is planned for."""
 
@@ -238,8 +240,7 @@ def _refusal(
 
 
 def _flag(size: int) -> str:
-    # One million more: the process is never twice of exactly the same size.
-    return f"`--memory {-(-size // 10**6) + 1}MB`"
+    return f"`--memory {-(-size // 10**6) + VARIES_MB}MB`"
 
 
 def _meminfo(root: Path, name: str = "MemAvailable") -> int | None:

@@ -25,6 +25,8 @@ _UNDRAFTED = 8
 """So close to landing nothing is drafted: the masks behind a draft know nothing of the limit."""
 _FEW = 64
 """Where the last tokens may be one of so many, each is tried; of more, the way to the end is taken."""
+_MOST_STUCK = 4
+"""Steps in a row that may end without a token. One happens where the way to the end begins."""
 _SLOWEST_S = 0.5
 """A grammar that takes longer for one token is not worth everybody's wait."""
 
@@ -74,8 +76,10 @@ class Constraint:
         "_forces",
         "_growth",
         "_known",
+        "_left",
         "_matcher",
         "_path",
+        "_stuck",
         "landing",
         "masks",
     )
@@ -91,6 +95,7 @@ class Constraint:
         self._growth = max(_GROWTH, len(home or ()))
         # With fewer tokens left than this, a token must leave a way to an end that fits.
         self._check_at = 0 if home is None else 2 * len(home) + _ROOM
+        self._left, self._stuck = left + 1, 0
         self.landing = False
         """The limit is near: what follows is the way to the end and nothing else."""
         self.masks: list[bytes] = []
@@ -157,7 +162,16 @@ class Constraint:
         return tokens[:left]
 
     def settle(self, left: int) -> None:
-        """Make the mask of the next token, with `left` tokens to go."""
+        """Make the mask of the next token, with `left` tokens to go.
+
+        Raises
+        ------
+        UsageError : the grammar became too complex or takes too long, or none of the tokens it allows is taken
+        """
+        self._stuck = self._stuck + 1 if left == self._left else 0
+        self._left = left
+        if self._stuck > _MOST_STUCK:
+            raise UsageError("the grammar cannot be followed: it goes on nowhere", param="grammar")
         began = time.thread_time()
         mask: bytes = self._matcher.compute_bitmask()
         self._check(began)
