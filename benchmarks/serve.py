@@ -32,7 +32,7 @@ from trimtab.models.tokenizer import Tokenizer, load_tokenizer
 CLAIM = (__doc__ or "").partition("\n")[0]
 OBJECTIVE = Objective(ttft_s=1.0, tpot_s=0.1)
 LEAST = 3.0
-REQUESTS, SECONDS = 120, 30  # of a trial, at least
+REQUESTS, SECONDS = 60, 30  # of a trial, at least
 PRECISION, TRIALS = 0.12, 8
 BURST = 24  # requests at once that tell a server's throughput
 CONTEXT = 704  # longest prompt and output, and a margin

@@ -114,6 +114,24 @@ def test_a_loop_is_woken_once_a_step() -> None:
     assert len(calls) == 5
 
 
+def test_pieces_of_a_stream_keep_their_distance() -> None:
+    """The first and the last come at once; what comes between waits for the gap and is told together."""
+    expected = alone(PROMPT, greedy(20))
+    for gap_ms, most in ((0.0, 20), (60_000.0, 2)):
+        runner, settings = SlowRunner(), EngineSettings(stream_gap_ms=gap_ms, drafting=False)
+        with Engine(runner, FakeTokenizer(), settings) as engine:
+            handle = engine.submit(PROMPT, greedy(20))
+            deltas = []
+            runner.steps_allowed.release()
+            for delta in handle:
+                deltas.append(delta)
+                runner.steps_allowed.release(20)
+            assert [token for delta in deltas for token in delta.token_ids] == expected.tokens
+            assert len(deltas[0].token_ids) == 1
+            assert len(deltas) <= most
+            runner.steps_allowed.release(1000)
+
+
 def test_cancellation_keeps_what_is_there_and_frees_the_pages() -> None:
     runner = SlowRunner()
     with Engine(runner, FakeTokenizer()) as engine:

@@ -19,8 +19,11 @@ from trimtab.errors import UsageError
 _ROOM = 48
 """So much more than twice the way from the beginning must be left for the limit to count as far."""
 _GROWTH = 8
-"""Tokens by which a further token lengthens the way to the end at most, or by as many as the way from the
-beginning has. With much room left, the way is looked up once in many tokens; with little, for each."""
+"""Tokens by which a further token usually lengthens the way to the end at most. Now and then one begins
+something as long as the way from the beginning. With much room left, the way is looked up once in many
+tokens; with little, for each."""
+_NEAR, _PROBE = 32, 16
+"""With more than so many tokens to spare, a known way counts as open when its first tokens are."""
 _UNDRAFTED = 8
 """So close to landing nothing is drafted: the masks behind a draft know nothing of the limit."""
 _FEW = 64
@@ -74,8 +77,8 @@ class Constraint:
         "_check_at",
         "_closers",
         "_forces",
-        "_growth",
         "_known",
+        "_leap",
         "_left",
         "_matcher",
         "_path",
@@ -92,7 +95,7 @@ class Constraint:
         self._closers = closers
         self._path = home  # the way to an end, from here if `_known`, else from an earlier place
         self._known = home is not None
-        self._growth = max(_GROWTH, len(home or ()))
+        self._leap = max(_GROWTH, len(home or ()))
         # With fewer tokens left than this, a token must leave a way to an end that fits.
         self._check_at = 0 if home is None else 2 * len(home) + _ROOM
         self._left, self._stuck = left + 1, 0
@@ -129,6 +132,10 @@ class Constraint:
             self._consume(self._matcher, token)
             self._path = self._path[1:]
             return True
+        if self._known and self._path and token == self._path[0]:
+            self._consume(self._matcher, token)
+            self._path = self._path[1:]
+            return True
         if left >= self._check_at:
             self._consume(self._matcher, token)
             self._known = False
@@ -138,7 +145,9 @@ class Constraint:
         path = self._home_from(ahead, left)
         if path is not None:
             # Each token that is not looked at takes one of those left, and may add to the way.
-            self._check_at = left - (left - len(path)) // (self._growth + 1)
+            spare = left - len(path)
+            unseen = max(spare // (self._leap + 1), (spare - self._leap) // (_GROWTH + 1))
+            self._check_at = left - unseen
         else:
             if not self._known:
                 self._path = self._home_from(self._matcher, left + 1)
@@ -166,7 +175,7 @@ class Constraint:
 
         Raises
         ------
-        UsageError : the grammar became too complex or takes too long, or none of the tokens it allows is taken
+        UsageError : the grammar became too complex, takes too long, or allows only what cannot be taken
         """
         self._stuck = self._stuck + 1 if left == self._left else 0
         self._left = left
@@ -227,7 +236,9 @@ class Constraint:
             if ahead.validate_tokens([path[start]]):
                 trial = ahead.deep_copy()
                 rest = path[start:]
-                if trial.try_consume_tokens(rest) == len(rest) and trial.is_accepting():
+                probe = rest if left - len(rest) < _NEAR else rest[:_PROBE]
+                arrives = trial.try_consume_tokens(probe) == len(probe)
+                if arrives and (len(probe) < len(rest) or trial.is_accepting()):
                     return rest
         return landing(ahead.deep_copy(), self._closers, left)
 

@@ -48,6 +48,7 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 _SEED_STEP = 0x9E3779B97F4A7C15
 _NO_OUTPUT = SamplingParams(max_tokens=0)
+_STREAM_GAP_EACH_S, _STREAM_GAP_MOST_S = 0.002, 0.08
 
 
 class Vocabulary(Protocol):
@@ -78,6 +79,11 @@ class EngineSettings(BaseModel, frozen=True, extra="forbid"):
         default=None, description="of requests that bring none; by default different each time"
     )
     token_times: bool = Field(default=False, description="note for each output token when it came")
+    stream_gap_ms: float | None = Field(
+        default=None,
+        ge=0,
+        description="least time between pieces of a stream; by default 2 for each other stream, at most 80",
+    )
 
 
 class Engine:
@@ -483,6 +489,7 @@ class Engine:
         for late in self._pressure.expired(now):
             self._fail((late,), self._pressure.refusal(late))
         waiters: list[Waiter] = []
+        stream_gap_s = self._stream_gap_s()
         for sequence in touched:
             if sequence.first_at == 0.0:
                 self._ledger.answered(sequence, now)
@@ -494,12 +501,21 @@ class Engine:
             if sequence.finish is not None or sequence.error is not None:
                 self._close(sequence, now)
             waiter = sequence.waiter
-            if waiter is not None and (waiter.every or sequence.closed):
+            if waiter is not None and (
+                sequence.closed or (waiter.every and now - sequence.woken_at >= stream_gap_s)
+            ):
                 sequence.waiter = None
+                sequence.woken_at = now
                 waiters.append(waiter)
         if waiters:
             wake(waiters)
         return True
+
+    def _stream_gap_s(self) -> float:
+        """Between two pieces of a stream: sending one costs as much beside 32 streams as beside one."""
+        if self.settings.stream_gap_ms is not None:
+            return self.settings.stream_gap_ms / 1e3
+        return min(_STREAM_GAP_EACH_S * (self._scheduler.running - 1), _STREAM_GAP_MOST_S)
 
     def _mark_started(self, sequences: list[Output]) -> None:
         """Note the end of the wait of those that are about to enter their first step."""

@@ -53,6 +53,7 @@ class Sequence:
         "error", "finish", "finished_at", "first_at", "limit", "logprobs", "lookup", "matched", "pages",
         "params", "pooled", "pooling", "preempted", "prompt_length", "prompt_logprobs", "published", "record",
         "score_record", "shares", "started_at", "stop", "submitted_at", "times", "tokens", "top", "waiter",
+        "woken_at",
     )  # fmt: skip
 
     def __init__(
@@ -120,6 +121,7 @@ class Sequence:
         self.error: BaseException | None = None
         self.closed = False  # set last, when everything else is final
         self.waiter: Waiter | None = None
+        self.woken_at = float("-inf")  # its reader, last time
 
     @property
     def scoring(self) -> bool:

@@ -52,9 +52,13 @@ def open_served(settings: ModelSettings) -> Served:
     )
 
 
-def bounds_of(settings: ServeSettings) -> dict[str, int]:
-    """The engine's settings for how many may wait."""
-    return {"max_waiting": settings.max_queue, "max_waiting_each": settings.max_queue_per_key}
+def bounds_of(settings: ServeSettings) -> dict[str, Any]:
+    """The engine's settings for how many may wait, and how often streams are written to."""
+    return {
+        "max_waiting": settings.max_queue,
+        "max_waiting_each": settings.max_queue_per_key,
+        "stream_gap_ms": settings.stream_gap_ms,
+    }
 
 
 def inspector_of(settings: ServeSettings) -> Inspector:

@@ -126,6 +126,10 @@ class LimitSettings(BaseModel):
     max_wait_seconds: float = Field(
         60.0, ge=0, description="a request that has waited this long to start is refused with 429; 0: never"
     )
+    stream_gap_ms: float | None = Field(
+        None, ge=0,
+        description="least time between pieces of a stream; by default 2 for each other stream, at most 80",
+    )  # fmt: skip
     request_seconds: float = Field(
         0.0, ge=0, description="a request that has taken this long is ended; 0: never"
     )
