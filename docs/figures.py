@@ -31,7 +31,7 @@ def block(reports: list[Report]) -> str:
     rows = [
         (
             f"[{report.name}](docs/figures.md#{report.name})",
-            " ".join(filter(None, (shown(report.result.get("ratio")), report.result.get("unit")))),
+            _result(report),
             shown(report.result.get("limit_fraction"), percent=True),
             _kept(report),
         )
@@ -41,6 +41,15 @@ def block(reports: list[Report]) -> str:
     span = days[0] if len(days) == 1 else f"{days[0]} to {days[-1]}"
     where = "; ".join(sorted({_machine(report) for report in reports}))
     return f"{table(head, rows)}\n{where}; {span}. [All figures, with spread and peers](docs/figures.md).\n"
+
+
+def _result(report: Report) -> str:
+    """What it found: a ratio, or without one the time of each thing it did."""
+    ratio, unit = report.result.get("ratio"), report.result.get("unit")
+    rows = report.result.get("table") or []
+    if ratio is None and all("wall_seconds" in row for row in rows):
+        return "; ".join(f"{row['what']}: {row['wall_seconds']:.0f} s" for row in rows)
+    return " ".join(filter(None, (shown(ratio), unit)))
 
 
 def page(reports: list[Report]) -> str:
