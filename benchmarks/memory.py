@@ -37,7 +37,7 @@ def run(options: BenchOptions) -> Report:
     promised = parse_size(smallest)
     tokenizer = load_tokenizer(open_source(task.model))
     prompts = [tokenizer.decode(window) for window in task.windows(0, count, PROMPT - 4)]
-    server = servers.trimtab("--memory", smallest, "--max-queue", str(count))
+    server = servers.trimtab("--memory", smallest, "--max-queue", str(count), "--max-wait-seconds", "0")
     with servers.Running(server, task.model, task.threads) as running:
         running.wait(120)
         name = running.model_name()

@@ -41,7 +41,8 @@ class Promise:
 @pytest.fixture(scope="module", params=KINDS)
 def promise(request: pytest.FixtureRequest, default_model: Path) -> Iterator[Promise]:
     megabytes = smallest(str(default_model), "--kv-type", request.param)
-    options = ("--kv-type", request.param, "--memory", f"{megabytes}MB")
+    # They wait as long as it takes; how many may wait is bounded as ever.
+    options = ("--kv-type", request.param, "--memory", f"{megabytes}MB", "--max-wait-seconds", "0")
     with RealServer(str(default_model), *options) as server:
         grown = server.status("VmData") + RESERVE_BYTES
         resource.prlimit(server.process.pid, resource.RLIMIT_DATA, (grown, grown))

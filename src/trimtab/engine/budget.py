@@ -135,7 +135,8 @@ def plan(
     pages = sequences * pages_for(most_context)
     if left is not None:
         pages = min(pages, (left - scratch) // page_bytes)
-    lasting = max(pages_for(least_context), pages - -(-lent_bytes // page_bytes))
+    lent = 0 if memory_bytes is None else -(-lent_bytes // page_bytes)
+    lasting = max(pages_for(least_context), pages - lent)
     return EnginePlan(
         context=min(most_context, lasting * PAGE_TOKENS),
         num_pages=pages,

@@ -35,7 +35,7 @@ from trimtab.engine.sampling import SamplingParams
 from trimtab.engine.scheduler import Scheduler
 from trimtab.engine.sequence import Sequence as Output
 from trimtab.engine.stats import Ended, Ledger
-from trimtab.errors import Busy, DoesNotFit, TrimtabError, UsageError
+from trimtab.errors import Busy, TrimtabError, UsageError
 
 if TYPE_CHECKING:
     from collections.abc import Set as AbstractSet
@@ -79,6 +79,9 @@ class EngineSettings(BaseModel, frozen=True, extra="forbid"):
         default=None, description="of requests that bring none; by default different each time"
     )
     token_times: bool = Field(default=False, description="note for each output token when it came")
+    promised: bool = Field(
+        default=False, description="its memory is bounded: what grammars take comes out of the pages"
+    )
     stream_gap_ms: float | None = Field(
         default=None,
         ge=0,
@@ -408,7 +411,8 @@ class Engine:
                 from trimtab.engine.grammars import Grammars
 
                 vocabulary = cast(Any, self.tokenizer)
-                self._grammar_cache = Grammars(vocabulary, self.runner.config.vocab_size, self._make_room)
+                make_room = self._make_room if self.settings.promised else None
+                self._grammar_cache = Grammars(vocabulary, self.runner.config.vocab_size, make_room)
             return self._grammar_cache
 
     def _make_room(self, nbytes: int) -> None:
@@ -416,7 +420,7 @@ class Engine:
 
         Raises
         ------
-        DoesNotFit : the pages left would not hold a sequence of full length
+        UsageError : the pages left would not hold a sequence of full length
         """
         drop = getattr(self.runner, "drop", None)
         page_bytes = self.runner.memory.get("pages", 0) // self.runner.num_pages
@@ -424,7 +428,7 @@ class Engine:
             return  # the pages lie elsewhere
         count = -(-nbytes // page_bytes)
         if self.runner.num_pages - count < pages_for(self.context):
-            raise DoesNotFit(
+            raise UsageError(
                 f"grammars take {nbytes >> 20} MiB, which this memory budget does not have",
                 f"start it with {nbytes >> 20} MiB more, or with a shorter --context", "grammar",
             )  # fmt: skip

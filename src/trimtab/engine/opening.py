@@ -89,7 +89,8 @@ def open_model(
     prefixes = None
     if prefix_dir is not None:
         prefixes = _prefixes(prefix_dir, prefix_disk_bytes, path, config, runner, plan, options)
-    limits = EngineSettings(context=plan.context, max_running=most, **settings)
+    promised = plan.promised_bytes is not None
+    limits = EngineSettings(context=plan.context, max_running=most, promised=promised, **settings)
     engine = Engine(runner, tokenizer, limits, prefixes=prefixes)
     return Opened(config.name, path, config, tokenizer, plan, engine)
 
