@@ -94,7 +94,7 @@ def test_a_loop_is_woken_once_a_step() -> None:
     async def main() -> None:
         loop = asyncio.get_running_loop()
         original = loop.call_soon_threadsafe
-        with Engine(runner, FakeTokenizer(), EngineSettings(drafting=False)) as engine:
+        with Engine(runner, FakeTokenizer(), EngineSettings(drafting=False, stream_gap_ms=0)) as engine:
             with engine.hold():
                 handles = [engine.submit([number], greedy(5)) for number in range(6)]
             loop.call_soon_threadsafe = lambda *call: (calls.append(call), original(*call))[1]  # type: ignore

@@ -429,8 +429,8 @@ class Engine:
         count = -(-nbytes // page_bytes)
         if self.runner.num_pages - count < pages_for(self.context):
             raise UsageError(
-                f"grammars take {nbytes >> 20} MiB, which this memory budget does not have",
-                f"start it with {nbytes >> 20} MiB more, or with a shorter --context", "grammar",
+                f"grammars take {nbytes >> 20} MiB, which this memory budget does not have: it would need "
+                f"{nbytes >> 20} MiB more, or a shorter context", param="grammar",
             )  # fmt: skip
 
         def give() -> None:
