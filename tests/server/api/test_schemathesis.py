@@ -59,9 +59,10 @@ def attack(server: RealServer, cases: int) -> Counter[tuple[str, int]]:
     each = math.ceil(cases / len(operations) / 2)
     seen: Counter[tuple[str, int]] = Counter()
     with requests.Session() as session:
-        for operation in operations:
-            for mode in (GenerationMode.POSITIVE, GenerationMode.NEGATIVE):
-                attack_one(operation, mode, each, session, seen)
+        while seen.total() < cases:  # some operations have too little to vary for their share
+            for operation in operations:
+                for mode in (GenerationMode.POSITIVE, GenerationMode.NEGATIVE):
+                    attack_one(operation, mode, each, session, seen)
     return seen
 
 
