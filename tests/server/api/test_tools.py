@@ -38,7 +38,7 @@ def client(server_address: str) -> Iterator[openai.OpenAI]:
 
 
 def said(client: openai.OpenAI, **asked: Any) -> Any:
-    given = {"model": "smollm2", "messages": HELLO, "max_tokens": 300, "tools": TOOLS} | asked
+    given = {"model": "smollm2", "messages": HELLO, "max_tokens": 600, "seed": 1, "tools": TOOLS} | asked
     return client.chat.completions.create(**given)
 
 
