@@ -7,7 +7,9 @@ import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import openai
 import pytest
+from official_client import client_of
 
 FAKES = Path(__file__).with_name("serving_fakes.py")
 
@@ -35,6 +37,13 @@ def server() -> Iterator[ServerProcess]:
     yield started
     _, err = started.end()
     assert "Traceback" not in err, err
+
+
+@pytest.fixture
+def client(server: ServerProcess) -> Iterator[openai.OpenAI]:
+    """Asks the module's server; a module that asks in another way has its own."""
+    with client_of(server) as made:
+        yield made
 
 
 @pytest.fixture

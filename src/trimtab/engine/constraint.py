@@ -126,16 +126,13 @@ class Constraint:
         ------
         UsageError : the grammar became too complex on the way, or does not allow the token
         """
-        if self.landing and self._path:
-            if token != self._path[0]:
+        if self._known and self._path:
+            if token == self._path[0]:
+                self._consume(self._matcher, token)
+                self._path = self._path[1:]
+                return True
+            if self.landing:
                 return False
-            self._consume(self._matcher, token)
-            self._path = self._path[1:]
-            return True
-        if self._known and self._path and token == self._path[0]:
-            self._consume(self._matcher, token)
-            self._path = self._path[1:]
-            return True
         if left >= self._check_at:
             self._consume(self._matcher, token)
             self._known = False
@@ -149,9 +146,8 @@ class Constraint:
             unseen = max(spare // (self._leap + 1), (spare - self._leap) // (_GROWTH + 1))
             self._check_at = left - unseen
         else:
-            if not self._known:
-                self._path = self._home_from(self._matcher, left + 1)
-                self._known = self._path is not None
+            self._path = self._home_from(self._matcher, left + 1, whole=True)
+            self._known = self._path is not None
             if self._known:
                 self.landing = True
                 return False
@@ -227,8 +223,13 @@ class Constraint:
             checked(matcher)
             raise UsageError(f"the grammar does not allow token {token}", param="grammar")
 
-    def _home_from(self, ahead: Any, left: int) -> list[int] | None:
-        """At most `left` tokens from `ahead` to an end: what is left of the last known way, or a new one."""
+    def _home_from(self, ahead: Any, left: int, *, whole: bool = False) -> list[int] | None:
+        """At most `left` tokens from `ahead` to an end: what is left of the last known way, or a new one.
+
+        Parameters
+        ----------
+        whole : the way is about to be gone: try all of it, however much room is left
+        """
         if ahead.is_accepting():
             return []
         path = self._path or []
@@ -236,7 +237,7 @@ class Constraint:
             if ahead.validate_tokens([path[start]]):
                 trial = ahead.deep_copy()
                 rest = path[start:]
-                probe = rest if left - len(rest) < _NEAR else rest[:_PROBE]
+                probe = rest if whole or left - len(rest) < _NEAR else rest[:_PROBE]
                 arrives = trial.try_consume_tokens(probe) == len(probe)
                 if arrives and (len(probe) < len(rest) or trial.is_accepting()):
                     return rest

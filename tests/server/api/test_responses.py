@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal
 
@@ -12,17 +12,8 @@ import httpx
 import openai
 import pydantic
 import pytest
+from official_client import client_of
 from serving_fakes import SENTENCE, ByteTokenizer
-
-
-def client_of(server: Any) -> openai.OpenAI:
-    return openai.OpenAI(base_url=f"{server.url}/v1", api_key="none", max_retries=0, timeout=60)
-
-
-@pytest.fixture
-def client(server: Any) -> Iterator[openai.OpenAI]:
-    with client_of(server) as made:
-        yield made
 
 
 def ask(client: openai.OpenAI, given: Any = "hello", **more: Any) -> Any:

@@ -6,25 +6,16 @@ import json
 import signal
 import sqlite3
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import httpx
 import openai
 import pytest
+from official_client import client_of
 
 ENDED = ("completed", "failed", "expired", "cancelled")
-
-
-def client_of(server: Any) -> openai.OpenAI:
-    return openai.OpenAI(base_url=f"{server.url}/v1", api_key="none", max_retries=0, timeout=60)
-
-
-@pytest.fixture
-def client(server: Any) -> Iterator[openai.OpenAI]:
-    with client_of(server) as made:
-        yield made
 
 
 def request(number: int, url: str = "/v1/completions", **body: Any) -> dict[str, Any]:

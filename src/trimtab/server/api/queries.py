@@ -1,10 +1,10 @@
-"""Query parameters, checked; the errors have the shape of all others."""
+"""Query parameters, checked, and the page of a list they ask for; errors have the shape of all others."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from trimtab.server.errors import ApiError
 
@@ -30,3 +30,20 @@ def whole_query(request: Request, name: str, default: int, low: int, high: int) 
         message = f"Invalid '{name}': expected a whole number from {low} to {high}, but got {value[:80]!r}."
         raise ApiError.invalid(name, message)
     return int(value)
+
+
+def listed(data: Sequence[Any], more: bool) -> Any:
+    """One page of a list as OpenAI writes it.
+
+    Parameters
+    ----------
+    data : its entries, each with an `id`
+    more : others follow
+    """
+    return {
+        "object": "list",
+        "data": data,
+        "first_id": data[0]["id"] if data else None,
+        "last_id": data[-1]["id"] if data else None,
+        "has_more": more,
+    }

@@ -24,7 +24,7 @@ from trimtab.server.api.bodies import checked
 from trimtab.server.api.generation import Submitted, finished, scored, submit
 from trimtab.server.api.logprobs import chat_logprobs
 from trimtab.server.api.messages import conversation_tokens
-from trimtab.server.api.queries import text_query, whole_query
+from trimtab.server.api.queries import listed, text_query, whole_query
 from trimtab.server.api.response_items import messages_of, read_items
 from trimtab.server.api.response_types import (
     InputItems,
@@ -162,14 +162,7 @@ async def input_items(request: Request, served: Served) -> HttpResponse:
         if not places:
             raise ApiError.invalid("after", f"Invalid 'after': there is no {after[:80]!r}.")
         items = items[places[0] + 1 :]
-    data = items[:limit]
-    answer: InputItems = {
-        "object": "list",
-        "data": data,
-        "first_id": data[0]["id"] if data else None,
-        "last_id": data[-1]["id"] if data else None,
-        "has_more": len(items) > limit,
-    }
+    answer: InputItems = listed(items[:limit], len(items) > limit)
     return _json(answer)
 
 

@@ -14,7 +14,7 @@ from fastapi.responses import Response
 from pydantic import Field
 from typing_extensions import TypedDict
 
-from trimtab.server.api.queries import text_query, whole_query
+from trimtab.server.api.queries import listed, text_query, whole_query
 from trimtab.server.api.schemas import Metadata, Wire
 from trimtab.server.call import call_of
 from trimtab.server.errors import ApiError
@@ -151,14 +151,8 @@ async def list_batches(request: Request, served: Served) -> Response:
 
     def read(connection: sqlite3.Connection) -> BatchList:
         rows, more = page(connection, "batches", {"owner": owner}, after=after, limit=limit)
-        data = [batch_object(connection, row) for row in rows]
-        return {
-            "object": "list",
-            "data": data,
-            "first_id": data[0]["id"] if data else None,
-            "last_id": data[-1]["id"] if data else None,
-            "has_more": more,
-        }
+        found: BatchList = listed([batch_object(connection, row) for row in rows], more)
+        return found
 
     return _json(await state.store.run(read))
 

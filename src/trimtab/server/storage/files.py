@@ -14,7 +14,7 @@ from fastapi.responses import FileResponse, Response
 from pydantic import Field
 from typing_extensions import TypedDict
 
-from trimtab.server.api.queries import text_query, whole_query
+from trimtab.server.api.queries import listed, text_query, whole_query
 from trimtab.server.api.schemas import Wire
 from trimtab.server.call import call_of
 from trimtab.server.endpoints import LONG_LISTS
@@ -118,14 +118,8 @@ async def list_files(request: Request, served: Served) -> Response:
     def read(connection: sqlite3.Connection) -> FileList:
         drop_expired(connection, state.store, int(time.time()))
         rows, more = page(connection, "files", where, after=after, limit=limit, ascending=ascending)
-        data = [file_object(row) for row in rows]
-        return {
-            "object": "list",
-            "data": data,
-            "first_id": data[0]["id"] if data else None,
-            "last_id": data[-1]["id"] if data else None,
-            "has_more": more,
-        }
+        found: FileList = listed([file_object(row) for row in rows], more)
+        return found
 
     return _json(await state.store.run(read))
 
