@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from types import SimpleNamespace
 from typing import Any
 
@@ -15,12 +14,6 @@ from trimtab.engine.output import TokenLogprob
 from trimtab.server.api.infill import SPELLINGS, infill_tokens
 from trimtab.server.api.logprobs import completion_logprobs, prompt_logprobs
 from trimtab.server.errors import ApiError
-
-
-@pytest.fixture
-def client(server: Any) -> Iterator[openai.OpenAI]:
-    with openai.OpenAI(base_url=f"{server.url}/v1", api_key="none", max_retries=0, timeout=60) as made:
-        yield made
 
 
 def complete(client: openai.OpenAI, **more: Any) -> Any:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import base64
-from collections.abc import Iterator
 from typing import Any
 
 import httpx
@@ -12,12 +11,6 @@ import numpy as np
 import openai
 import pytest
 from serving_fakes import VOCAB, WIDTH, hidden_states
-
-
-@pytest.fixture
-def client(server: Any) -> Iterator[openai.OpenAI]:
-    with openai.OpenAI(base_url=f"{server.url}/v1", api_key="none", max_retries=0, timeout=60) as made:
-        yield made
 
 
 def expected(tokens: list[int], dimensions: int = WIDTH) -> np.ndarray:
