@@ -11,7 +11,7 @@ import os, sys
 sys.path.insert(0, {str(SERVER_TESTS)!r})
 from trimtab.server import opening
 
-def open_fake(settings):
+def open_fake(settings, on_words_read=None):
     import serving_fakes
     runner = serving_fakes.SpellingRunner(step_ms=float(os.environ.get("FAKE_STEP_MS", 0)))
     return serving_fakes.make_served(runner)

@@ -12,6 +12,7 @@ import json
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -174,7 +175,8 @@ def main() -> int:
     parser.add_argument("settings", nargs="*")
     options = parser.parse_args()
 
-    def load(settings: ServeSettings) -> Served:
+    def load(settings: ServeSettings, on_words_read: Callable[[], None]) -> Served:
+        on_words_read()
         time.sleep(options.load_s)
         while options.load_until is not None and not options.load_until.exists():
             time.sleep(0.05)

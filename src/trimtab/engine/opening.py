@@ -6,6 +6,7 @@ is needed, so that importing this module costs nothing.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from contextlib import closing
 from dataclasses import dataclass
 from functools import partial
@@ -49,6 +50,7 @@ def open_model(
     reserve_bytes: int | None = None,
     prefix_dir: Path | None = None,
     prefix_disk_bytes: int = 10**9,
+    on_words_read: Callable[[], None] = lambda: None,
     **settings: Any,
 ) -> Opened:
     """Load a model and start its engine.
@@ -62,6 +64,7 @@ def open_model(
     device : `cpu`, or a torch device such as `cuda`, whose own memory `memory` then means
     reserve_bytes : what the process will still grow by, beside weights and pages
     prefix_dir : folder in which long prompts survive a restart, `prefix_disk_bytes` of them at most
+    on_words_read : called when only weights are left to load, which makes no more Python objects
     settings : further fields of `EngineSettings`
 
     Raises
@@ -80,11 +83,13 @@ def open_model(
     with closing(open_source(path)) as source:
         config = config_from(source)
         tokenizer = load_tokenizer(source)
+        source.forget_metadata()
+        on_words_read()
         if device == "cpu":
             runner, plan = _native(source, config, memory, context, reserve_bytes, threads, pin, options)
         else:
             runner, plan = _torch(source, config, memory, context, device, options)
-    trim_heap()  # the file's metadata is gone, and its holes stay otherwise
+    trim_heap()  # what loading took and gave back stays otherwise
     most = min(plan.max_running, settings.pop("max_running", None) or plan.max_running)
     prefixes = None
     if prefix_dir is not None:

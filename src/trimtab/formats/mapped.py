@@ -9,7 +9,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -116,6 +116,8 @@ class MappedTensors:
     Whoever builds one has checked that every place lies inside its file.
     """
 
+    metadata: dict[str, Any]
+
     def __init__(self, path: Path, places: Iterable[Place]) -> None:
         self.path = path
         self._places = {place.info.name: place for place in places}
@@ -141,6 +143,9 @@ class MappedTensors:
     def release(self, name: str) -> None:
         place = self._place(name)
         place.file.release(place.start, place.start + place.info.nbytes)
+
+    def forget_metadata(self) -> None:
+        self.metadata = {}
 
     def close(self) -> None:
         files = {id(place.file): place.file for place in self._places.values()}

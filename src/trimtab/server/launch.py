@@ -30,14 +30,14 @@ _OTHER_FILES = 256
 
 def serve(
     settings: ServeSettings,
-    load: Callable[[ServeSettings], Served],
+    load: Callable[[ServeSettings, Callable[[], None]], Served],
     announce: Callable[[Served, str], None] = lambda served, url: None,
 ) -> int:
     """Serve until told to stop.
 
     Parameters
     ----------
-    load : opens the model; runs in a thread of its own
+    load : opens the model, in a thread of its own; calls its second argument when only weights are left
     announce : called with the model and the server's address once requests are answered
 
     Returns
@@ -59,6 +59,9 @@ def serve(
     loader = threading.Thread(target=_load, args=(loading, load, settings), name="load", daemon=True)
     if settings.memory_bytes is None:
         loader.start()
+        # A vocabulary's words come and go, modules stay: imported between them, they would leave the words'
+        # memory in pieces that nothing can use. Packing the weights takes no Python and goes on meanwhile.
+        loading.wait_for_words()
 
     from trimtab.server.app import create_app
     from trimtab.server.process import DrainingServer, server_config
@@ -189,9 +192,11 @@ def _checked_extras(settings: ServeSettings) -> None:
             raise UsageError("traces need more packages", hint, "otlp_endpoint")
 
 
-def _load(loading: Loading, load: Callable[[ServeSettings], Served], settings: ServeSettings) -> None:
+def _load(
+    loading: Loading, load: Callable[[ServeSettings, Callable[[], None]], Served], settings: ServeSettings
+) -> None:
     try:
-        loading.finish(load(settings))
+        loading.finish(load(settings, loading.words_read))
     except BaseException as error:
         loading.fail(error)
 

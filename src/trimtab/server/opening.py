@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from trimtab.server.access.keys import default_path
@@ -10,8 +11,12 @@ from trimtab.server.served import Served
 from trimtab.server.settings import ModelSettings, ServeSettings
 
 
-def open_served(settings: ModelSettings) -> Served:
+def open_served(settings: ModelSettings, on_words_read: Callable[[], None] = lambda: None) -> Served:
     """Load the model and start its engine.
+
+    Parameters
+    ----------
+    on_words_read : called when only weights are left to load, which takes no Python
 
     Raises
     ------
@@ -37,6 +42,7 @@ def open_served(settings: ModelSettings) -> Served:
         format=settings.format,
         context=settings.context,
         device=settings.device,
+        on_words_read=on_words_read,
         **more,
     )
     aliases = frozenset({settings.model, opened.name})

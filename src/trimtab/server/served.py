@@ -6,6 +6,7 @@ It is imported before the model begins to load, so it must stay light.
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import Future
@@ -63,6 +64,7 @@ class Loading:
 
     def __init__(self) -> None:
         self._future: Future[Served] = Future()
+        self._words = threading.Event()
 
     @classmethod
     def done(cls, served: Served) -> Loading:
@@ -73,10 +75,20 @@ class Loading:
     def finish(self, served: Served) -> None:
         """The model is there; called once, from any thread."""
         self._future.set_result(served)
+        self._words.set()
 
     def fail(self, error: BaseException) -> None:
         """It will never be there; waiting requests fail with `error`."""
         self._future.set_exception(error)
+        self._words.set()
+
+    def words_read(self) -> None:
+        """The vocabulary is read, the weights are not; called from any thread."""
+        self._words.set()
+
+    def wait_for_words(self) -> None:
+        """Return once the vocabulary is read, or the load has ended."""
+        self._words.wait()
 
     def on_success(self, tell: Callable[[Served], None]) -> None:
         """Call `tell` with the model once it is there; at once if it is."""
