@@ -49,11 +49,14 @@ def run(options: BenchOptions) -> Report:
             targets.append(target(f"{count} sequences: times {best}", ratio, least=LEAST[count]))
         steps = []
         if work is not None:
-            # One and four sequences in the same rounds, so that both see the same machine.
-            steps = [
-                contest.race(_ask(task, count, tokens), options.rounds, [roster.OURS]) for count in (1, 4)
+            # One and four sequences by turns, so that both see the same machine.
+            turns = [
+                [contest.race(_ask(task, count, tokens, turn), 1, [roster.OURS]) for count in (1, 4)]
+                for turn in range(options.rounds)
             ]
-            targets.append(target("step of 4 sequences over step of 1", _step_ratio(*steps), most=1.35))
+            ratio = statistics.median(_step_seconds(four) / _step_seconds(one) for one, four in turns)
+            targets.append(target("step of 4 sequences over step of 1", ratio, most=1.35))
+            steps = [Race.joined(races) for races in zip(*turns, strict=True)]
         result = {
             "ratio": targets[0]["value"] if fractions else None,
             "unit": f"times the tokens/s of the fastest peer, {max(LEAST)} sequences",
@@ -68,9 +71,9 @@ def run(options: BenchOptions) -> Report:
         return record.report(task, "batch", CLAIM, contest=contest, races=every, result=result)
 
 
-def _ask(task: roster.Task, count: int, tokens: int) -> Ask:
+def _ask(task: roster.Task, count: int, tokens: int, turn: int = 0) -> Ask:
     def arguments(number: int) -> dict[str, Any]:
-        return {"prompts": task.windows(number, count, PROMPT), "tokens": tokens}
+        return {"prompts": task.windows(number + turn, count, PROMPT), "tokens": tokens}
 
     return Ask(
         f"batch {count}",
@@ -86,8 +89,5 @@ def _least_seconds(work: record.Work, limits: Limits, count: int, tokens: int) -
     return prompts + (tokens - 1) * work.step_seconds(limits, count, PROMPT + tokens / 2)
 
 
-def _step_ratio(one: Race, four: Race) -> float:
-    def step(race: Race) -> float:
-        return statistics.median(answer["step_seconds"] for answer in race.answers[roster.OURS])
-
-    return step(four) / step(one)
+def _step_seconds(race: Race) -> float:
+    return statistics.median(answer["step_seconds"] for answer in race.answers[roster.OURS])

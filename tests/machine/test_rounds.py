@@ -103,6 +103,17 @@ def test_ratios_are_taken_inside_a_round() -> None:
     assert race.limit_fraction("a", lambda limits, _: limits.read_bytes_per_s) == 0.2
 
 
+def test_races_by_turns_join_into_one() -> None:
+    diary: list[str] = []
+    fast, slow = Fake("trimtab fast", {"": 10.0}, diary), Fake("trimtab slow", {"": 5.0}, diary)
+    with contest([fast, slow]) as started:
+        turns = [[started.race(ASK, 1, [name]) for name in started.workers] for _ in range(3)]
+    one, other = (Race.joined(races) for races in zip(*turns, strict=True))
+    assert (one.values, other.values) == ({"trimtab fast": [10.0] * 3}, {"trimtab slow": [5.0] * 3})
+    assert len(one.limits) == len(one.noise) == len(one.answers["trimtab fast"]) == 3
+    assert [name[8] for name in diary] == ["f", "f", "s", "s"] * 3
+
+
 def test_spread() -> None:
     assert spread([5.0]) == 0.0
     assert spread([9.0, 10.0, 11.0]) == pytest.approx(0.2)

@@ -137,22 +137,23 @@ class Constraint:
             self._consume(self._matcher, token)
             self._known = False
             return True
-        ahead = self._matcher.deep_copy()
-        self._consume(ahead, token)
-        path = self._home_from(ahead, left)
+        self._consume(self._matcher, token)
+        path = self._home_from(self._matcher, left)
         if path is not None:
             # Each token that is not looked at takes one of those left, and may add to the way.
             spare = left - len(path)
             unseen = max(spare // (self._leap + 1), (spare - self._leap) // (_GROWTH + 1))
             self._check_at = left - unseen
         else:
+            self._matcher.rollback(1)
             self._path = self._home_from(self._matcher, left + 1, whole=True)
             self._known = self._path is not None
             if self._known:
                 self.landing = True
                 return False
+            self._consume(self._matcher, token)
             self._check_at = 0  # there was no way before either: the output will be cut
-        self._matcher, self._path, self._known = ahead, path, path is not None
+        self._path, self._known = path, path is not None
         return True
 
     def forced(self, left: int) -> Sequence[int]:
@@ -234,13 +235,15 @@ class Constraint:
             return []
         path = self._path or []
         for start in range(max(0, len(path) - left), len(path)):
-            if ahead.validate_tokens([path[start]]):
+            rest = path[start:]
+            if len(rest) <= _PROBE or whole or left - len(rest) < _NEAR:
+                if not ahead.validate_tokens(rest[:1]):
+                    continue
                 trial = ahead.deep_copy()
-                rest = path[start:]
-                probe = rest if whole or left - len(rest) < _NEAR else rest[:_PROBE]
-                arrives = trial.try_consume_tokens(probe) == len(probe)
-                if arrives and (len(probe) < len(rest) or trial.is_accepting()):
+                if trial.try_consume_tokens(rest) == len(rest) and trial.is_accepting():
                     return rest
+            elif ahead.validate_tokens(rest[:_PROBE]) == _PROBE:
+                return rest
         return landing(ahead.deep_copy(), self._closers, left)
 
     def _check(self, began: float) -> None:

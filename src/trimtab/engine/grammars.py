@@ -88,6 +88,7 @@ class Grammars:
         self._compiling = threading.Lock()
         self._library: Any = None
         self._view: Any = None
+        self._json_view: Any = None
         self._limits: Any = None
         self._closers: Closers | None = None
         self._kept: OrderedDict[Grammar, Compiled] = OrderedDict()
@@ -129,7 +130,8 @@ class Grammars:
         library, closers = self._library.LLMatcher, self._closers
         source = _source(grammar, self._library)
         with library_panics():
-            matcher = library(self._view, source, log_level=0, limits=self._limits)
+            view = self._json_view if grammar.kind.startswith("json") else self._view
+            matcher = library(view, source, log_level=0, limits=self._limits)
             checked(matcher)
             # The first steps of an output are taken here, where what they cost delays nobody else.
             trial = matcher.deep_copy()
@@ -156,6 +158,8 @@ class Grammars:
         view = _View(self._tokenizer, words, ends)
         self._limits = llguidance.LLParserLimits(**_LIMITS)
         self._view = llguidance.LLTokenizer(cast(Any, view), n_vocab=self._vocab_size, eos_token=ends)
+        # Sets of tokens that strings in JSON allow as a whole are found once, not at each mask.
+        self._json_view = self._view.with_slices(llguidance.LLTokenizer.json_slices())
         self._closers = Closers(words, self._tokenizer.special_ids)
         self._library = llguidance
         view.tokens = []  # it has its own copy by now

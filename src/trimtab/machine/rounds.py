@@ -74,6 +74,19 @@ class Race:
     noise: list[quiet.Disturbance | None]
     settings: dict[str, Mapping[str, Any]]
 
+    @classmethod
+    def joined(cls, races: Sequence[Race]) -> Race:
+        """The rounds of several races of the same contenders as one."""
+        first = races[0]
+        return cls(
+            first.label,
+            {name: [value for race in races for value in race.values[name]] for name in first.values},
+            {name: [answer for race in races for answer in race.answers[name]] for name in first.answers},
+            [limits for race in races for limits in race.limits],
+            [noise for race in races for noise in race.noise],
+            first.settings,
+        )
+
     def median(self, name: str) -> float:
         return statistics.median(self.values[name])
 
