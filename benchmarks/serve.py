@@ -33,6 +33,10 @@ CLAIM = (__doc__ or "").partition("\n")[0]
 OBJECTIVE = Objective(ttft_s=1.0, tpot_s=0.1)
 LEAST = 3.0
 REQUESTS, SECONDS = 60, 30  # of a trial, at least
+FEWEST, LONGEST_S = (
+    24,
+    120,
+)  # where 60 requests would take longer than this: as many as come in it, not fewer than 24
 PRECISION, TRIALS = 0.12, 8
 BURST = 24  # requests at once that tell a server's throughput
 CONTEXT = 704  # longest prompt and output, and a margin
@@ -138,10 +142,10 @@ def _goodput(
     say: Callable[[str], None],
 ) -> list[Trial]:  # fmt: skip
     options, model = task.options, running.model_name()
-    least = 24 if options.quick else REQUESTS
 
     def try_rate(rate: float) -> Trial:
-        count = least if options.quick else max(least, round(rate * SECONDS))
+        least = max(FEWEST, min(REQUESTS, round(rate * LONGEST_S)))
+        count = FEWEST if options.quick else max(least, round(rate * SECONDS))
         coming = (
             arrivals.read(options.trace, count)
             if pattern == "trace" and options.trace is not None
