@@ -33,10 +33,7 @@ CLAIM = (__doc__ or "").partition("\n")[0]
 OBJECTIVE = Objective(ttft_s=1.0, tpot_s=0.1)
 LEAST = 3.0
 REQUESTS, SECONDS = 60, 30  # of a trial, at least
-FEWEST, LONGEST_S = (
-    24,
-    120,
-)  # where 60 requests would take longer than this: as many as come in it, not fewer than 24
+FEWEST, LONGEST_S = 24, 120  # where so many would take longer: those that come in it, at least the fewest
 PRECISION, TRIALS = 0.12, 8
 BURST = 24  # requests at once that tell a server's throughput
 CONTEXT = 704  # longest prompt and output, and a margin

@@ -133,11 +133,10 @@ class Constraint:
                 return True
             if self.landing:
                 return False
+        self._consume(self._matcher, token)
         if left >= self._check_at:
-            self._consume(self._matcher, token)
             self._known = False
             return True
-        self._consume(self._matcher, token)
         path = self._home_from(self._matcher, left)
         if path is not None:
             # Each token that is not looked at takes one of those left, and may add to the way.
