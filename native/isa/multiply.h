@@ -30,6 +30,9 @@ constexpr int tiles_in(int registers, int rows) {
 
 // ---- one policy a weight format: `tiles` computes 16 outputs x R rows of T tiles --------------------------
 //
+// Sums are local and copied to `out` at the end: weights are read as bytes, which may alias anything, so sums that a
+// reference names would be stored and loaded again at each of them.
+//
 // `kOnce` tiles go together where each weight serves one block of rows, so that memory sets the pace of few rows and
 // one contiguous stream gets most of it; `kAgain` where it serves many, and loads of activations bound the arithmetic.
 
@@ -41,11 +44,12 @@ struct GroupedWeights {
   static constexpr int kAgain = kMaxRows < 12 ? kOnce<R> : tiles_in(2 * kMaxRows / (1 + kGroup / kSpan), R);
 
   template <int R, int T>
-  static inline void tiles(const Multiply& m, const uint8_t* w, const uint8_t* x, Rows<R> (&acc)[T]) {
+  static inline void tiles(const Multiply& m, const uint8_t* w, const uint8_t* x, Rows<R> (&out)[T]) {
     constexpr int kHalves = kGroup / kSpan;
     constexpr int kValues = kBits * 64;
     constexpr int64_t kStep = kValues + kHalves * kTileRows * 2 * (kMinima ? 2 : 1);
     constexpr int64_t kXStep = int64_t(R) * (kGroup + 4 + 4 * kHalves);
+    Rows<R> acc[T];
     for (int t = 0; t < T; ++t)
       for (int r = 0; r < R; ++r) acc[t].v[r] = zero_f();
     const int64_t steps = (m.inputs + kGroup - 1) / kGroup;
@@ -111,6 +115,7 @@ struct GroupedWeights {
         }
       }
     }
+    for (int t = 0; t < T; ++t) out[t] = acc[t];
   }
 };
 
@@ -152,8 +157,8 @@ struct Bf16Weights {
   static constexpr int kAgain = kMaxRows < 12 ? kOnce<R> : tiles_in(kMaxRows, R);
 
   template <int R, int T>
-  static inline void tiles(const Multiply& m, const uint8_t* w, const uint8_t* x, Rows<R> (&acc)[T]) {
-    Rows<R> odd[T];
+  static inline void tiles(const Multiply& m, const uint8_t* w, const uint8_t* x, Rows<R> (&out)[T]) {
+    Rows<R> acc[T], odd[T];
     for (int t = 0; t < T; ++t)
       for (int r = 0; r < R; ++r) acc[t].v[r] = odd[t].v[r] = zero_f();
     const int64_t padded = round_up(m.inputs, kGroup);
@@ -169,7 +174,7 @@ struct Bf16Weights {
       }
     }
     for (int t = 0; t < T; ++t)
-      for (int r = 0; r < R; ++r) acc[t].v[r] = add(acc[t].v[r], odd[t].v[r]);
+      for (int r = 0; r < R; ++r) out[t].v[r] = add(acc[t].v[r], odd[t].v[r]);
   }
 };
 
@@ -181,7 +186,8 @@ struct Bf16Pairs {
   static constexpr int kAgain = kMaxRows < 12 ? kOnce<R> : tiles_in(2 * kMaxRows, R);
 
   template <int R, int T>
-  static inline void tiles(const Multiply& m, const uint8_t* w, const uint8_t* x, Rows<R> (&acc)[T]) {
+  static inline void tiles(const Multiply& m, const uint8_t* w, const uint8_t* x, Rows<R> (&out)[T]) {
+    Rows<R> acc[T];
     for (int t = 0; t < T; ++t)
       for (int r = 0; r < R; ++r) acc[t].v[r] = zero_f();
     const int64_t padded = round_up(m.inputs, kGroup);
@@ -193,6 +199,7 @@ struct Bf16Pairs {
         for (int r = 0; r < R; ++r) acc[t].v[r] = dot_bf16(acc[t].v[r], pairs, read<uint32_t>(x + 4 * r));
       }
     }
+    for (int t = 0; t < T; ++t) out[t] = acc[t];
   }
 };
 
