@@ -145,6 +145,7 @@ class Constraint:
             self._check_at = left - unseen
         else:
             self._matcher.rollback(1)
+            checked(self._matcher)
             self._path = self._home_from(self._matcher, left + 1, whole=True)
             self._known = self._path is not None
             if self._known:
