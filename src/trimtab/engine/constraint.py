@@ -237,10 +237,8 @@ class Constraint:
         for start in range(max(0, len(path) - left), len(path)):
             rest = path[start:]
             if len(rest) <= _PROBE or whole or left - len(rest) < _NEAR:
-                if not ahead.validate_tokens(rest[:1]):
-                    continue
-                trial = ahead.deep_copy()
-                if trial.try_consume_tokens(rest) == len(rest) and trial.is_accepting():
+                # An output may end where its end may follow.
+                if ahead.validate_tokens([*rest, self._closers.end]) > len(rest):
                     return rest
             elif ahead.validate_tokens(rest[:_PROBE]) == _PROBE:
                 return rest

@@ -160,7 +160,7 @@ class Grammars:
         self._view = llguidance.LLTokenizer(cast(Any, view), n_vocab=self._vocab_size, eos_token=ends)
         # Sets of tokens that strings in JSON allow as a whole are found once, not at each mask.
         self._json_view = self._view.with_slices(llguidance.LLTokenizer.json_slices())
-        self._closers = Closers(words, self._tokenizer.special_ids)
+        self._closers = Closers(words, self._tokenizer.special_ids, ends[0])
         self._library = llguidance
         view.tokens = []  # it has its own copy by now
 

@@ -30,9 +30,11 @@ class Closers:
     ----------
     words : bytes of each token
     special : control tokens, which are never tried
+    end : a token that ends an output
     """
 
-    def __init__(self, words: Sequence[bytes], special: Set[int]) -> None:
+    def __init__(self, words: Sequence[bytes], special: Set[int], end: int) -> None:
+        self.end = end
         single: dict[int, int] = {}
         for token, word in enumerate(words):
             if len(word) == 1 and token not in special:
