@@ -10,8 +10,8 @@ from collections.abc import Mapping, Sequence
 from html import escape
 from typing import Any
 
-WIDTH, HEIGHT = 760, 380
-LEFT, RIGHT, TOP, BOTTOM = 64, 210, 24, 52
+HEIGHT, LEFT, RIGHT, TOP, BOTTOM = 380, 64, 550, 24, 52  # the edges of the plot; names stand to its right
+NAME_LEFT, LETTER = 44, 7.5  # of a name beyond the plot, and of the widest usual letter
 COLOURS = ("#2f7ed8", "#d9822b", "#3a9d5d", "#9d4edd", "#c0392b", "#6b7785")
 DASHES = ("", "7 4", "2 3", "10 3 2 3", "5 2", "1 2")
 _STYLE = """<style>
@@ -32,22 +32,23 @@ def lines(chart: Mapping[str, Any]) -> str:
         name: points for name, points in chart["series"].items() if points
     }
     rates = [point[0] for points in series.values() for point in points if point[0] > 0]
+    width = RIGHT + NAME_LEFT + LETTER * max(map(len, series), default=0)
     low, high = min(rates, default=1.0) / 1.15, max(rates, default=1.0) * 1.15
 
     def across(x: float) -> float:
-        return LEFT + (WIDTH - LEFT - RIGHT) * math.log(x / low) / math.log(high / low)
+        return LEFT + (RIGHT - LEFT) * math.log(x / low) / math.log(high / low)
 
     def down(y: float) -> float:
         return HEIGHT - BOTTOM - (HEIGHT - TOP - BOTTOM) * min(max(y, 0.0), 1.0)
 
     parts = [
-        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {HEIGHT}" role="img">',
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width:.0f} {HEIGHT}" role="img">',
         f"<title>{escape(chart['y'])} against {escape(chart['x'])}</title>",
         _STYLE,
     ]
     for share in (0.0, 0.25, 0.5, 0.75, 1.0):
         y = down(share)
-        parts.append(f'<line class="grid" x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{y:.1f}" y2="{y:.1f}"/>')
+        parts.append(f'<line class="grid" x1="{LEFT}" x2="{RIGHT}" y1="{y:.1f}" y2="{y:.1f}"/>')
         parts.append(f'<text x="{LEFT - 8}" y="{y + 4:.1f}" text-anchor="end">{share:.0%}</text>')
     for tick in ticks(low, high):
         x = across(tick)
@@ -57,10 +58,10 @@ def lines(chart: Mapping[str, Any]) -> str:
         )
     if (line := chart.get("line")) is not None:
         y = down(line)
-        parts.append(f'<line class="mark" x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{y:.1f}" y2="{y:.1f}"/>')
+        parts.append(f'<line class="mark" x1="{LEFT}" x2="{RIGHT}" y1="{y:.1f}" y2="{y:.1f}"/>')
     parts.append(
-        f'<path class="axis" d="M{LEFT} {TOP}V{HEIGHT - BOTTOM}H{WIDTH - RIGHT}"/>'
-        f'<text x="{(LEFT + WIDTH - RIGHT) / 2}" y="{HEIGHT - 12}" text-anchor="middle">'
+        f'<path class="axis" d="M{LEFT} {TOP}V{HEIGHT - BOTTOM}H{RIGHT}"/>'
+        f'<text x="{(LEFT + RIGHT) / 2}" y="{HEIGHT - 12}" text-anchor="middle">'
         f"{escape(chart['x'])}</text>"
         f'<text transform="translate(16 {(TOP + HEIGHT - BOTTOM) / 2}) rotate(-90)" text-anchor="middle">'
         f"{escape(chart['y'])}</text>"
@@ -70,7 +71,7 @@ def lines(chart: Mapping[str, Any]) -> str:
         places = [(across(x), down(y)) for x, y in sorted((each[0], each[1]) for each in points)]
         path = "L".join(f"{x:.1f} {y:.1f}" for x, y in places)
         label = TOP + 10 + 20 * number
-        at = WIDTH - RIGHT + 14
+        at = RIGHT + 14
         parts.append(
             f'<g stroke="{colour}" fill="none" stroke-width="2">'
             f'<path d="M{path}" stroke-dasharray="{dash}"/>'
