@@ -103,7 +103,7 @@ def tpot_ms(server: RealServer, streams: int = 7, tokens: int = 64) -> float:
     return 1e3 * statistics.median(one["tpot_s"] for one in seen)
 
 
-def rises(server: RealServer, fault: Callable[[], Any], tries: int = 4) -> float:
+def rises(server: RealServer, fault: Callable[[], Any], tries: int = 8) -> float:
     """By which factor a client's TPOT rises while `fault` (a context manager's maker) is on.
 
     The least of a few tries: what the neighbours of this machine do comes and goes, a slow server stays slow.
