@@ -121,5 +121,7 @@ def _test(copy: Path, env: dict[str, str]) -> tuple[bool, str]:
     )
     lines = [line for line in done.stdout.splitlines() if line.strip()]
     if done.returncode and lines:
-        return False, "; ".join([lines[-1], *(line for line in lines if line.startswith(("FAILED", "ERROR")))])
+        return False, "; ".join(
+            [lines[-1], *(line for line in lines if line.startswith(("FAILED", "ERROR")))]
+        )
     return done.returncode == 0, lines[-1] if lines else done.stderr[-2_000:]
