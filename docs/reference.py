@@ -99,7 +99,9 @@ def _command(path: str, command: Any) -> str:
         )
     if rows:
         text += "\n" + table(("argument or option", "meaning", "default"), rows)
-    for name, child in sorted(getattr(command, "commands", {}).items()):
+    below = getattr(command, "list_commands", lambda _: [])(None)
+    for name in sorted(below):
+        child = command.get_command(None, name)
         text += "\n" + _command(f"{path} {name}", child).replace("## ", "### ", 1)
     return text
 

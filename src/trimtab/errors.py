@@ -7,6 +7,7 @@ TrimtabError
 ├── Unsupported         valid, but not something trimtab runs  exit 3, HTTP 422
 ├── DoesNotFit          a memory budget that is too small      exit 4, HTTP 507
 ├── TooLong             a prompt beyond the context            exit 2, HTTP 400
+├── NotMeasured         a figure this machine does not have    exit 2, HTTP 409
 ├── Busy                a full queue                           exit 5, HTTP 429
 └── Offline             a download that cannot happen here     exit 6, HTTP 503
 
@@ -85,6 +86,13 @@ class DoesNotFit(TrimtabError):
 class TooLong(TrimtabError):
     exit_code = 2
     http_status = 400
+
+
+class NotMeasured(TrimtabError):
+    """A profile that is missing, stale, noisy or another machine's; the hint says what to measure."""
+
+    exit_code = 2
+    http_status = 409
 
 
 class Busy(TrimtabError):

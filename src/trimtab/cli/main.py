@@ -6,19 +6,17 @@ shows at once. Nothing here knows what a verb does.
 
 from __future__ import annotations
 
-import difflib
-import importlib
 import os
 import sys
 from collections.abc import Sequence
 from typing import Annotated, Any, NoReturn
 
 import typer
-from typer.core import TyperCommand, TyperGroup
 
 import trimtab
+from trimtab.cli.lazy import LazyGroup
 from trimtab.cli.text import write_section
-from trimtab.errors import TrimtabError, UnknownName
+from trimtab.errors import TrimtabError
 
 VERBS = {
     "run": "Chat with a model in the terminal, or answer one prompt",
@@ -26,6 +24,9 @@ VERBS = {
     "keys": "Make, list, change and revoke the API keys of a server",
     "pull": "Fetch a model into the cache",
     "models": "List, check and remove the models in the cache",
+    "measure": "Measure what this machine can do, and where the time of a run goes",
+    "fit": "Predict and plan: what a workload would take on this machine",
+    "evaluate": "Compare models and engines: time, cost, memory and quality side by side",
     "bench": "Compare trimtab with its peers, side by side",
     "papers": "List the papers trimtab is built from, and what became of each",
 }
@@ -46,38 +47,16 @@ INTERRUPTED = 130
 BROKEN_PIPE = 141  # what a shell reports for a program that SIGPIPE ended
 
 
-class Verbs(TyperGroup):
-    """The group of all verbs, each loaded when it is asked for."""
+class Verbs(LazyGroup):
+    """The group of all verbs."""
 
-    def list_commands(self, ctx: Any) -> list[str]:
-        return list(VERBS)
-
-    def get_command(self, ctx: Any, cmd_name: str) -> TyperCommand | TyperGroup | None:
-        if cmd_name not in VERBS:
-            return None
-        module = importlib.import_module(f"trimtab.cli.{cmd_name}")
-        command = typer.main.get_command(module.app)
-        assert isinstance(command, TyperCommand | TyperGroup)
-        command.name = cmd_name
-        return command
-
-    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
-        name = args[0]
-        if name not in VERBS and not name.startswith("-"):
-            near = difflib.get_close_matches(name, VERBS, n=1)
-            hint = f"did you mean `trimtab {near[0]}`?" if near else f"there is {', '.join(VERBS)}"
-            raise UnknownName(f"no command `{name}`", hint)
-        return super().resolve_command(ctx, args)
+    table, package = VERBS, "trimtab.cli"
 
     def invoke(self, ctx: Any) -> Any:
         try:
             return super().invoke(ctx)
         except BrokenPipeError as error:  # typer would make it a failure
             raise typer.Exit(BROKEN_PIPE) from error
-
-    def format_commands(self, ctx: Any, formatter: Any) -> None:
-        with formatter.section("Commands"):
-            formatter.write_dl(list(VERBS.items()))
 
     def format_epilog(self, ctx: Any, formatter: Any) -> None:
         write_section(formatter, "Examples", EXAMPLES)
