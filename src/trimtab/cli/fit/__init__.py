@@ -6,9 +6,12 @@ import typer
 
 from trimtab.cli.lazy import LazyGroup
 
-COMMANDS: dict[str, str] = {}
+COMMANDS: dict[str, str] = {
+    "predict": "how long work will take here, without running it",
+}
 
 EXAMPLES = """\
+trimtab fit predict gemm 512 4096 4096 --format q4    time of a matrix product, with error bars
 trimtab fit predict requests --workload trace.jsonl   time and cost of each request
 """
 

@@ -1,0 +1,27 @@
+"""`trimtab fit predict`: how long a piece of work will take here, without running it."""
+
+from __future__ import annotations
+
+import typer
+
+from trimtab.cli.lazy import LazyGroup
+
+COMMANDS: dict[str, str] = {}
+
+EXAMPLES = """\
+trimtab fit predict gemm 512 4096 4096 --format q4    a matrix product, with error bars
+"""
+
+
+class Commands(LazyGroup):
+    table, package = COMMANDS, __name__
+
+
+app = typer.Typer(
+    cls=Commands, add_completion=False, rich_markup_mode=None, no_args_is_help=True, epilog=EXAMPLES
+)
+
+
+@app.callback()
+def predict() -> None:
+    """Predict how long work will take on this machine, from what was measured of it."""
