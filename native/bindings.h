@@ -6,4 +6,5 @@ void bind_ggml(nanobind::module_& m);
 void bind_gguf_strings(nanobind::module_& m);
 void bind_sampler(nanobind::module_& m);
 void bind_probe(nanobind::module_& m);
+void bind_exec(nanobind::module_& m);
 void bind_core(nanobind::module_& m);

@@ -1,4 +1,4 @@
-// Python's view of pool, matrices and programs. Arrays arrive as numpy arrays and are checked here once.
+// Python's view of matrices and programs. Arrays arrive as numpy arrays and are checked here once.
 #include <nanobind/nanobind.h>
 #include <nanobind/ndarray.h>
 #include <nanobind/stl/map.h>
@@ -121,27 +121,6 @@ void bind_core(nb::module_& m) {
       .def_ro("max_rows", &Kernels::max_rows);
   m.def("choose_kernels", [](const std::string& name) { return choose_kernels(name.empty() ? nullptr : name.c_str()); },
         nb::arg("name") = "", nb::rv_policy::reference);
-
-  nb::class_<Crowding>(m, "Crowding")
-      .def(nb::init<>())
-      .def("together", &Crowding::together, nb::arg("kind"))
-      .def("ran", &Crowding::ran, nb::arg("seconds"), nb::arg("stalls"));
-
-  nb::class_<Pool>(m, "Pool")
-      .def(nb::init<int, std::vector<int>>(), nb::arg("threads"), nb::arg("cpus") = std::vector<int>())
-      .def_prop_ro("threads", &Pool::threads)
-      .def("count_up", [](Pool& pool, int64_t units, int64_t grain, int repeats) {
-        // For tests: every unit must be visited exactly once per repeat.
-        std::vector<std::atomic<int32_t>> seen(units);
-        nb::gil_scoped_release release;
-        pool.run([&](int thread) {
-          for (int k = 0; k < repeats; ++k)
-            pool.share(thread, units, grain, [&](int64_t a, int64_t b) { for (; a < b; ++a) seen[a].fetch_add(1); });
-        });
-        for (auto& x : seen)
-          if (x.load() != repeats) return false;
-        return true;
-      }, nb::arg("units"), nb::arg("grain"), nb::arg("repeats"));
 
   nb::class_<Matrix>(m, "Matrix")
       .def("__init__", [](Matrix* self, const std::string& format, int64_t rows, int64_t inputs, bool gated) {

@@ -3,9 +3,9 @@
 #include <string>
 
 #include "ggml.h"
+#include "exec/pool.h"
 #include "kernels.h"
 #include "memory.h"
-#include "pool.h"
 
 namespace trimtab {
 

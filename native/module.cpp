@@ -13,6 +13,7 @@ NB_MODULE(_native, m) {
   bind_gguf_strings(m);
   bind_sampler(m);
   bind_probe(m);
+  bind_exec(m);
   bind_core(m);
   m.def("trim_heap", [] {
 #if defined(__GLIBC__)

@@ -97,17 +97,17 @@ int64_t Program::width() const {
 void Program::run(const Step& s) {
   check(s);
   plan(s);
-  pool_.run_often([&](int thread) { execute(s, thread); }, s.rows);
+  pool_.run_stages(int(ops_.size()), s.rows, [&](int thread, int first, int last) { execute(s, thread, first, last); });
 }
 
-void Program::execute(const Step& s, int thread) {
+void Program::execute(const Step& s, int thread, int first, int last) {
   using Clock = std::chrono::steady_clock;
   if (!timed) {
-    for (const Op& op : ops_) std::visit([&](const auto& o) { operate(o, s, thread); }, op);
+    for (int i = first; i < last; ++i) std::visit([&](const auto& o) { operate(o, s, thread); }, ops_[i]);
     return;
   }
   if (thread == 0) seconds_.resize(ops_.size());
-  for (size_t i = 0; i < ops_.size(); ++i) {
+  for (int i = first; i < last; ++i) {
     const auto begin = Clock::now();
     std::visit([&](const auto& o) { operate(o, s, thread); }, ops_[i]);
     if (thread == 0) seconds_[i] += std::chrono::duration<double>(Clock::now() - begin).count();

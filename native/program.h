@@ -10,10 +10,10 @@
 #include <variant>
 #include <vector>
 
+#include "exec/pool.h"
 #include "kernels.h"
 #include "matrix.h"
 #include "memory.h"
-#include "pool.h"
 #include "sampler.h"
 #include "sketch.h"
 
@@ -93,7 +93,8 @@ class Program {
  private:
   void check(const Step&) const;
   void plan(const Step&);
-  void execute(const Step&, int thread);
+  // Operations first..last-1, by every thread.
+  void execute(const Step&, int thread, int first, int last);
   template <class T>
   T* at(const Place& p) const { return reinterpret_cast<T*>(scratch_.data() + p.offset); }
   void put_row(const Place& to, const float* x, int row, int block_rows) const;

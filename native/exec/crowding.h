@@ -7,7 +7,7 @@
 #pragma once
 #include <cstdint>
 
-namespace trimtab {
+namespace trimtab::exec {
 
 class Crowding {
  public:
@@ -32,4 +32,4 @@ class Crowding {
   int64_t patience_ = 32;           // how many, when the answer is the same again
 };
 
-}  // namespace trimtab
+}  // namespace trimtab::exec

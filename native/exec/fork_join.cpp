@@ -1,4 +1,4 @@
-#include "pool.h"
+#include "exec/fork_join.h"
 
 #include <chrono>
 #include <stdexcept>
@@ -10,7 +10,7 @@
 #include <immintrin.h>
 #endif
 
-namespace trimtab {
+namespace trimtab::exec {
 namespace {
 
 // About 60 microseconds: longer than the waits of a healthy step, far below a scheduler's slice.
@@ -27,34 +27,36 @@ void relax() {
 #endif
 }
 
-void pin(int cpu) {
+bool pin(int cpu) {
 #if defined(__linux__)
+  if (cpu < 0 || cpu >= CPU_SETSIZE) return false;
   cpu_set_t set;
   CPU_ZERO(&set);
   CPU_SET(cpu, &set);
-  pthread_setaffinity_np(pthread_self(), sizeof set, &set);
+  return pthread_setaffinity_np(pthread_self(), sizeof set, &set) == 0;
 #else
   (void)cpu;
+  return false;
 #endif
 }
 
 }  // namespace
 
-Pool::Pool(int threads, std::vector<int> cpus) : threads_(threads), cpus_(std::move(cpus)) {
+ForkJoin::ForkJoin(int threads, std::vector<int> cpus) : threads_(threads), cpus_(std::move(cpus)) {
   if (threads < 1 || threads > 1024) throw std::invalid_argument("threads must lie between 1 and 1024");
   if (!cpus_.empty() && int(cpus_.size()) != threads) throw std::invalid_argument("one processor number per thread");
   taken_ = std::make_unique<Counter[]>(threads);
   for (int i = 1; i < threads; ++i) workers_.emplace_back([this, i] { work(i); });
 }
 
-Pool::~Pool() {
+ForkJoin::~ForkJoin() {
   stopping_ = true;
   start_.fetch_add(1, std::memory_order_release);
   start_.notify_all();
   for (std::thread& worker : workers_) worker.join();
 }
 
-bool Pool::wait_while(std::atomic<uint32_t>& word, uint32_t value, std::atomic<int>& sleepers, int spins) {
+bool ForkJoin::wait_while(std::atomic<uint32_t>& word, uint32_t value, std::atomic<int>& sleepers, int spins) {
   for (int i = 0; i < spins; ++i) {
     if (word.load(std::memory_order_acquire) != value) return false;
     relax();
@@ -65,39 +67,37 @@ bool Pool::wait_while(std::atomic<uint32_t>& word, uint32_t value, std::atomic<i
   return true;
 }
 
-void Pool::wake(std::atomic<uint32_t>& word, std::atomic<int>& sleepers) {
+void ForkJoin::wake(std::atomic<uint32_t>& word, std::atomic<int>& sleepers) {
   word.fetch_add(1, std::memory_order_seq_cst);
   if (sleepers.load(std::memory_order_seq_cst) > 0) word.notify_all();
 }
 
-void Pool::work(int thread) {
-  if (!cpus_.empty()) pin(cpus_[thread]);
+void ForkJoin::work(int thread) {
+  if (!cpus_.empty() && pin(cpus_[thread])) pinned_.fetch_add(1, std::memory_order_relaxed);
   uint32_t seen = 0;
   for (;;) {
     wait_while(start_, seen, start_sleepers_, kStartSpins);
     ++seen;
     if (stopping_) return;
-    (*job_)(thread);
+    job_(thread);
     barrier(thread);
   }
 }
 
-void Pool::run(const std::function<void(int)>& job) {
-  if (threads_ == 1) return job(0);
+void ForkJoin::run_all(Call job) {
   stalls_.store(0, std::memory_order_relaxed);
-  job_ = &job;
+  job_ = job;
   wake(start_, start_sleepers_);
   job(0);
   barrier(0);
 }
 
-void Pool::run_often(const std::function<void(int)>& job, int kind) {
-  if (threads_ == 1) return job(0);
+void ForkJoin::run_often(Call job, int kind) {
   using Clock = std::chrono::steady_clock;
   const bool together = crowding_.together(kind);
   const auto begin = Clock::now();
   if (together) {
-    run(job);
+    run_all(job);
   } else {
     alone_ = true;
     job(0);
@@ -107,7 +107,7 @@ void Pool::run_often(const std::function<void(int)>& job, int kind) {
   crowding_.ran(std::chrono::duration<double>(Clock::now() - begin).count(), stalls);
 }
 
-void Pool::barrier(int) {
+void ForkJoin::barrier(int) {
   if (alone_) {
     for (int i = 0; i < threads_; ++i) taken_[i].value.store(0, std::memory_order_relaxed);
     return;
@@ -122,4 +122,4 @@ void Pool::barrier(int) {
   }
 }
 
-}  // namespace trimtab
+}  // namespace trimtab::exec

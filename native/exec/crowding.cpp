@@ -1,8 +1,8 @@
-#include "crowding.h"
+#include "exec/crowding.h"
 
 #include <algorithm>
 
-namespace trimtab {
+namespace trimtab::exec {
 namespace {
 
 constexpr int kStalls = 4;         // in one run; a single one may be a long piece that only one thread has
@@ -60,4 +60,4 @@ void Crowding::judge() {
   stalled_ = 0;
 }
 
-}  // namespace trimtab
+}  // namespace trimtab::exec
