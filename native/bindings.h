@@ -8,3 +8,4 @@ void bind_sampler(nanobind::module_& m);
 void bind_probe(nanobind::module_& m);
 void bind_exec(nanobind::module_& m);
 void bind_core(nanobind::module_& m);
+void bind_disk(nanobind::module_& m);

@@ -9,6 +9,7 @@
 #include <stdexcept>
 
 #include "bindings.h"
+#include "cpu.h"
 #include "program.h"
 
 namespace nb = nanobind;
@@ -107,18 +108,24 @@ void bind_core(nb::module_& m) {
 
   m.def("kernel_sets", [] {
     std::vector<std::string> names;
-    for (const char* name : {"avx512", "avx2", "portable"}) {
-      try {
-        names.push_back(choose_kernels(name)->name);
-      } catch (const std::invalid_argument&) {
-      }
-    }
+    for (const KernelSet& set : kernel_sets())
+      if (set.missing().empty()) names.push_back(set.name);
     return names;
   }, "Names of the kernel sets this processor runs, best first.");
+  m.def("kernel_needs", [] {
+    nb::list sets;
+    for (const KernelSet& set : kernel_sets()) {
+      std::vector<std::string> needs;
+      for (const Feature& feature : set.needs) needs.push_back(feature.name);
+      sets.append(nb::make_tuple(set.name, needs, set.missing()));
+    }
+    return sets;
+  }, "(name, features it needs, those this processor lacks) of every kernel set built in, best first.");
 
   nb::class_<Kernels>(m, "Kernels")
       .def_ro("name", &Kernels::name)
-      .def_ro("max_rows", &Kernels::max_rows);
+      .def_ro("max_rows", &Kernels::max_rows)
+      .def_ro("many_rows", &Kernels::many_rows);
   m.def("choose_kernels", [](const std::string& name) { return choose_kernels(name.empty() ? nullptr : name.c_str()); },
         nb::arg("name") = "", nb::rv_policy::reference);
 
@@ -172,8 +179,8 @@ void bind_core(nb::module_& m) {
 
   m.def("format_form", [](const std::string& format) { return form_of(parse_format(format)); });
   m.def("linear", [](Pool& pool, const Kernels& kernels, const Matrix& matrix, Array<float> x, Output<float> out,
-                     const std::string& form, int block_rows) {
-    // One multiply outside a program, for tests and for measuring kernels.
+                     const std::string& form, int block_rows, int repeats) {
+    // One multiply outside a program, for tests and for measuring kernels: those repeat it on packed activations.
     if (x.ndim() != 2 || out.ndim() != 2 || int64_t(x.shape(1)) != matrix.inputs() || x.shape(0) != out.shape(0) ||
         int64_t(out.shape(1)) != round_up(matrix.rows(), kGroup) || block_rows < 1 || block_rows > kernels.max_rows)
       throw std::invalid_argument("x: (rows, inputs), out: (rows, outputs padded to 32), block_rows: 1 to max_rows");
@@ -191,11 +198,13 @@ void bind_core(nb::module_& m) {
     const Multiply m{f, matrix.data(), matrix.stride(), matrix.tiles(), matrix.inputs(), packed, scratch.data(), block_bytes, rows, block_rows, end};
     const int64_t units = end.gated ? (matrix.tiles() + 3) / 4 : matrix.tiles();
     nb::gil_scoped_release release;
-    pool.run([&](int thread) {
-      pool.share(thread, units, std::max<int64_t>(1, units / (4 * pool.threads())),
-                 [&](int64_t a, int64_t b) { kernels.multiply(m, a, b); });
-    });
-  }, nb::arg("pool"), nb::arg("kernels"), nb::arg("matrix"), nb::arg("x"), nb::arg("out"), nb::arg("form"), nb::arg("block_rows"));
+    for (int k = 0; k < repeats; ++k)
+      pool.run([&](int thread) {
+        pool.share(thread, units, std::max<int64_t>(1, units / (4 * pool.threads())),
+                   [&](int64_t a, int64_t b) { kernels.multiply(m, a, b); });
+      });
+  }, nb::arg("pool"), nb::arg("kernels"), nb::arg("matrix"), nb::arg("x"), nb::arg("out"), nb::arg("form"), nb::arg("block_rows"),
+     nb::arg("repeats") = 1);
 
   m.def("natural_format", [](int type) { return format_name(natural_format(static_cast<GgmlType>(type))); });
   m.def("common_format", [](const std::vector<std::string>& names) {

@@ -15,6 +15,7 @@ NB_MODULE(_native, m) {
   bind_probe(m);
   bind_exec(m);
   bind_core(m);
+  bind_disk(m);
   m.def("trim_heap", [] {
 #if defined(__GLIBC__)
     malloc_trim(0);

@@ -202,13 +202,20 @@ Body choose_int8() {
   return {int8_plain, 2.0 * 4 * kChains, "portable"};
 }
 
-Body choose_float() {
+Body choose_float32() {
 #if defined(__x86_64__)
-  if (__builtin_cpu_supports("avx512bf16")) return {float_bf16, 2.0 * 32 * kChains, "avx512-bf16"};
   if (__builtin_cpu_supports("avx512f")) return {float_fma512, 2.0 * 16 * kChains, "avx512-fma"};
   if (__builtin_cpu_supports("fma")) return {float_fma, 2.0 * 8 * kChains, "avx2-fma"};
 #endif
   return {float_plain, 2.0 * 4 * kChains, "portable"};
+}
+
+// Without instructions for bf16 the processor multiplies it as float32.
+Body choose_float() {
+#if defined(__x86_64__)
+  if (__builtin_cpu_supports("avx512bf16")) return {float_bf16, 2.0 * 32 * kChains, "avx512-bf16"};
+#endif
+  return choose_float32();
 }
 
 // Calls work(thread) on `threads` threads at once, this one included; returns the seconds from the first start
@@ -279,6 +286,11 @@ Peak float_peak(int threads, double seconds) {
   return peak(choose_float(), threads, seconds);
 }
 
+Peak float32_peak(int threads, double seconds) {
+  check(threads, seconds);
+  return peak(choose_float32(), threads, seconds);
+}
+
 }  // namespace trimtab
 
 void bind_probe(nanobind::module_& m) {
@@ -296,5 +308,7 @@ void bind_probe(nanobind::module_& m) {
   m.def("int8_peak", pair(trimtab::int8_peak), nb::arg("threads"), nb::arg("seconds"), Guard(),
         "(operations a second, instruction) of 8-bit integer multiply-adds.");
   m.def("float_peak", pair(trimtab::float_peak), nb::arg("threads"), nb::arg("seconds"), Guard(),
-        "(operations a second, instruction) of the fastest float multiply-adds.");
+        "(operations a second, instruction) of the fastest float multiply-adds: bf16 where there are instructions for it.");
+  m.def("float32_peak", pair(trimtab::float32_peak), nb::arg("threads"), nb::arg("seconds"), Guard(),
+        "(operations a second, instruction) of float32 multiply-adds.");
 }

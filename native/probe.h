@@ -19,5 +19,6 @@ std::vector<double> read_rates(size_t bytes, int threads, double seconds);
 // Each thread counts with its best stretch of some 50 us, so that a neighbour on the same core hides nothing.
 Peak int8_peak(int threads, double seconds);
 Peak float_peak(int threads, double seconds);
+Peak float32_peak(int threads, double seconds);
 
 }  // namespace trimtab

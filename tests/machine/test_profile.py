@@ -49,9 +49,12 @@ def test_stale_noisy_and_missing_sections_are_refused() -> None:
         with pytest.raises(NotMeasured, match="busy machine"):
             profile.need(name)
         assert profile.need(name, allow_noisy=True)
-    with pytest.raises(NotMeasured) as error:
-        profile.need("gemm")
-    assert error.value.hint == "measure it: `trimtab measure gemm`"
+    for name, command in (("gemm", "measure gemm"), ("peak", "measure --only peak")):
+        with pytest.raises(NotMeasured, match=f"no section `{name}`; it has old, loud, robbed") as error:
+            profile.need(name)
+        assert f"`trimtab {command}`" in error.value.hint
+    with pytest.raises(NotMeasured, match="in the future"):
+        Profile({}, {"tomorrow": stamped(-1)}).need("tomorrow")
 
 
 def test_no_profile_and_a_foreign_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 from trimtab.engine.batch import PAGE_TOKENS
 from trimtab.engine.pages import pages_for
 from trimtab.errors import DoesNotFit, UsageError
+from trimtab.machine.cgroups import memory_limits
 
 SMALLEST_CONTEXT = 2048
 """Without a wish, a budget that cannot hold one sequence of this length is refused."""
@@ -195,14 +196,14 @@ def available_bytes(root: Path = Path("/")) -> int | None:
     None where the system does not say.
     """
     spare = [] if (free := _meminfo(root)) is None else [free]
-    spare.extend(max(0, limit - used) for limit, used in _groups(root))
+    spare.extend(max(0, limit - used) for limit, used in memory_limits(root))
     return min(spare, default=None)
 
 
 def group_limit(root: Path = Path("/")) -> int | None:
     """What the control group of this process, a container's for example, may take at most; None without."""
     total = _meminfo(root, "MemTotal")
-    limits = [limit for limit, _ in _groups(root) if total is None or limit < total]
+    limits = [limit for limit, _ in memory_limits(root) if total is None or limit < total]
     return min(limits, default=None)
 
 
@@ -251,43 +252,3 @@ def _meminfo(root: Path, name: str = "MemAvailable") -> int | None:
         return int(values[name].split()[0]) * 1024
     except (OSError, ValueError, KeyError, IndexError):
         return None
-
-
-def _groups(root: Path) -> Iterator[tuple[int, int]]:
-    """Each limit of the control groups this process is in (versions 2 and 1), and what counts against it."""
-    try:
-        lines = (root / "proc/self/cgroup").read_text(encoding="utf-8").splitlines()
-    except OSError:
-        return
-    for line in lines:
-        _, controllers, path = [*line.split(":", 2), "", ""][:3]
-        limits: tuple[str, ...]
-        if controllers == "":
-            # Above `high` the kernel slows the group down until nothing goes on: for us that is a limit too.
-            limits, usage, top = ("memory.max", "memory.high"), "memory.current", root / "sys/fs/cgroup"
-        elif "memory" in controllers.split(","):
-            limits, usage = ("memory.limit_in_bytes",), "memory.usage_in_bytes"
-            top = root / "sys/fs/cgroup/memory"
-        else:
-            continue
-        group = top / path.lstrip("/")
-        # Inside a container the path may be that of the host: then the group is the top one.
-        for folder in dict.fromkeys((group, *group.parents, top)):
-            if folder != top and top not in folder.parents:
-                continue
-            for name in limits:
-                try:
-                    limit = int((folder / name).read_text(encoding="ascii"))
-                    used = int((folder / usage).read_text(encoding="ascii"))
-                except (OSError, ValueError):  # no such file, or `max`
-                    continue
-                yield limit, used - _file_cache(folder / "memory.stat")
-
-
-def _file_cache(stat: Path) -> int:
-    """Bytes that a control group counts as used but that only cache files."""
-    try:
-        values = dict(line.split() for line in stat.read_text(encoding="ascii").splitlines())
-        return int(values.get("total_inactive_file") or values.get("inactive_file") or 0)
-    except (OSError, ValueError):
-        return 0

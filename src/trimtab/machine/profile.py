@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import os
 import tempfile
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
@@ -19,12 +20,14 @@ from typing import Any
 
 from trimtab.errors import BadFile, NotMeasured
 from trimtab.machine import quiet
-from trimtab.machine.probe import describe
+from trimtab.machine.probe import describe, family
 
 SCHEMA = "hwprofile/1"
 DAY_S = 86_400.0
 MOST_STEAL, MOST_OTHERS = 0.05, 0.25
+BASES = ("measured", "recorded", "spec")
 _LONGEST_BYTES = 64 * 2**20
+_MAX_AHEAD_S = 3600.0  # clocks differ a little; a date further ahead is none
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +57,20 @@ class Section:
     @property
     def noisy(self) -> bool:
         return self.steal > MOST_STEAL or self.others > MOST_OTHERS
+
+    def problem(self, max_age_s: float, *, allow_noisy: bool = False) -> str:
+        """Why this may not be used, to be read after the section's name; empty when it may."""
+        if self.basis == "measured" and self.age_s > max_age_s:
+            age, most = _span(self.age_s), _span(max_age_s)
+            return f"was measured {age} ago, and what needs it takes nothing older than {most}"
+        if self.age_s < -_MAX_AHEAD_S:
+            return f"was measured in the future ({self.date}): a clock was, or is, wrong"
+        if self.noisy and not allow_noisy:
+            return (
+                f"was measured on a busy machine: other work took {self.others:.0%} of the processors and "
+                f"the hypervisor {self.steal:.0%}; at most {MOST_OTHERS:.0%} and {MOST_STEAL:.0%} will do"
+            )
+        return ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,9 +117,7 @@ class Profile:
             content = json.loads(path.read_text(encoding="utf-8"))
             if content["schema"] != SCHEMA:
                 raise BadFile(path, f"its schema is {content['schema']!r}; this version reads {SCHEMA!r}")
-            sections = {str(name): Section(**each) for name, each in content["sections"].items()}
-            for each in sections.values():
-                datetime.fromisoformat(each.date)
+            sections = {str(name): _section(each) for name, each in content["sections"].items()}
             return cls(dict(content["machine"]), sections)
         except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
             raise BadFile(
@@ -118,19 +133,12 @@ class Profile:
         ------
         NotMeasured : it is missing, older than `max_age_s`, or was taken on a busy machine
         """
-        section, hint = self.sections.get(name), f"measure it: `trimtab measure {name}`"
+        section = self.sections.get(name)
         if section is None:
-            raise NotMeasured(f"the profile has no section `{name}`", hint)
-        if section.basis == "measured" and section.age_s > max_age_s:
-            raise NotMeasured(
-                f"`{name}` was measured {section.age_s / DAY_S:.1f} days ago, too long for this", hint
-            )
-        if section.noisy and not allow_noisy:
-            raise NotMeasured(
-                f"`{name}` was measured on a busy machine: {section.others:.0%} other work, "
-                f"{section.steal:.0%} stolen",
-                hint,
-            )
+            there = ", ".join(self.sections) or "nothing yet"
+            raise NotMeasured(f"the profile has no section `{name}`; it has {there}", _how(name))
+        if problem := section.problem(max_age_s, allow_noisy=allow_noisy):
+            raise NotMeasured(f"`{name}` {problem}", _how(name))
         return section.data
 
     def with_section(self, name: str, section: Section) -> Profile:
@@ -151,6 +159,35 @@ class Profile:
             os.unlink(temporary)
             raise
         return place
+
+
+def _span(seconds: float) -> str:
+    """A length of time for people, to the unit that says enough: `3.0 days`, `5 hours`, `40 minutes`."""
+    if seconds >= 2 * DAY_S:
+        return f"{seconds / DAY_S:.1f} days"
+    if seconds >= 2 * 3600:
+        return f"{seconds / 3600:.0f} hours"
+    return f"{seconds / 60:.0f} minutes" if seconds >= 120 else f"{seconds:.0f} seconds"
+
+
+def _how(name: str) -> str:
+    from trimtab.machine.sections import SECTIONS
+
+    command = f"trimtab measure --only {name}" if name in SECTIONS else f"trimtab measure {name}"
+    return f"measure it on a quiet machine: `{command}`"
+
+
+def _section(content: Mapping[str, Any]) -> Section:
+    """A section out of a file; ValueError or TypeError when it is none."""
+    section = Section(**content)
+    if datetime.fromisoformat(section.date).tzinfo is None:
+        raise ValueError(f"the date {section.date!r} names no time zone")
+    if not isinstance(section.data, dict) or section.basis not in BASES:
+        raise ValueError("a section has data and a basis: " + ", ".join(BASES))
+    for share in (section.seconds, section.steal, section.others):
+        if isinstance(share, bool) or not isinstance(share, int | float) or not 0 <= share < 1e12:
+            raise ValueError(f"{share!r} is no share and no time")
+    return section
 
 
 def default_path() -> Path:
@@ -174,26 +211,24 @@ def update(name: str, section: Section, path: Path | None = None) -> Path:
 
 
 class Watch:
-    """What goes on beside a measurement; `section` stamps its result. Made by `watched`."""
+    """What goes on beside a measurement; `section` stamps its result. Made by `watched`.
+
+    Work of this process and of all it started counts as the measurement's own, also while a child still runs.
+    """
 
     def __init__(self) -> None:
-        import time
-
-        self._clock = time.monotonic
-        self._began, self._ticks, self._own = self._clock(), quiet.ticks(), os.times()
+        self._began, self._ticks, self._own = time.monotonic(), quiet.ticks(), own_seconds()
 
     def section(self, data: Mapping[str, Any], basis: str = "measured") -> Section:
         """The section of `data`, stamped with now and with the disturbance since the watch began."""
-        seconds, own, seen = (
-            self._clock() - self._began,
-            os.times(),
-            quiet.between(self._ticks, quiet.ticks()),
-        )
-        steal = others = 0.0
-        if seen is not None:
-            used = sum(own[:4]) - sum(self._own[:4])  # ours, and that of children that have ended
-            steal = seen.steal
-            others = max(0.0, seen.busy - used / max(seconds, 1e-3) / describe().usable)
+        now, own, seconds = quiet.ticks(), own_seconds(), time.monotonic() - self._began
+        seen, steal, others = quiet.between(self._ticks, now), 0.0, 0.0
+        if seen is not None and self._ticks is not None and now is not None:
+            # Each processor's counters move in whole ticks, so one more or less is no one's work.
+            whole_s = (now.total - self._ticks.total) / os.sysconf("SC_CLK_TCK")
+            unsure_s = 2 * describe().usable / os.sysconf("SC_CLK_TCK")
+            foreign_s = seen.busy * whole_s - max(0.0, own - self._own) - unsure_s
+            steal, others = seen.steal, min(1.0, max(0.0, foreign_s / whole_s))
         date = datetime.now(UTC).isoformat(timespec="seconds")
         return Section(dict(data), date, seconds, steal, others, basis)
 
@@ -202,3 +237,16 @@ class Watch:
 def watched() -> Iterator[Watch]:
     """Watch the machine while something is measured."""
     yield Watch()
+
+
+def own_seconds() -> float:
+    """Processor time of this process, its ended children, and all that it started and that still runs."""
+    total = sum(os.times()[:4])
+    per_second = os.sysconf("SC_CLK_TCK")
+    for process in family(os.getpid())[1:]:
+        try:
+            stat = Path(f"/proc/{process}/stat").read_text(encoding="utf-8", errors="replace")
+            total += sum(map(int, stat.rsplit(")", 1)[1].split()[11:15])) / per_second
+        except (OSError, IndexError, ValueError):  # it has just ended: its parent has its time now, or will
+            continue
+    return total

@@ -1,13 +1,14 @@
 """The least time a piece of work can take on the machine of a profile, and what sets it.
 
-`Ceilings` are read from a profile once; `bound` divides work by them. Work is operations, bytes, and how often
-the threads have to meet; what the work is for is not known here. Every figure comes from a measured section,
-so a profile that lacks one, or has it stale or noisy, is refused by `Profile.need`.
+`Ceilings` are read from a profile once; `bound` divides work by them. Work is operations, bytes, and how
+often the threads have to meet; what the work is for is not known here. Every figure comes from a measured
+section, so a profile that lacks one, or has it stale or noisy, is refused by `Profile.need`.
 
 What is read of the sections:
 
-- `peak`: `rows`, each with `unit` (int8, bf16, float32), `class` (`register`, or the shape class of a matrix
-  product: `one row`, `few rows`, `many rows`), `threads` and `median` in operations a second
+- `peak`: `rows`, each with `unit` (int8, bf16, float32; of products also a weight format), `class`
+  (`register`, or the shape class of a matrix product: `one row`, `few rows`, `many rows`), `threads` and
+  `median` in operations a second
 - `bandwidth`: `rows`, each with `pattern` (`read`, `copy`, ...), `threads`, `working_set_bytes` and
   `bytes_per_s` as the program counts them; `region_s`, seconds of an empty parallel region by executor, or by
   threads
@@ -32,8 +33,8 @@ UNITS = ("int8", "bf16", "float32")
 
 _UNIT_OF = {"q4": "int8", "q8": "int8", "int8": "int8", "bf16": "bf16", "float32": "float32"}
 REGISTER = "register"
-CLASSES = {"one row": 1, "few rows": 8, "many rows": 128}
-"""Shape classes of a matrix product, and the most rows of each but the last."""
+FEW_ROWS = 8
+"""Most rows of a matrix product of the class `few rows`; what has more is `many rows`."""
 
 MAX_AGE_S = 30 * DAY_S
 
@@ -123,10 +124,11 @@ class Ceilings:
 
         Without `rows` it is what the registers do; a class that was not measured falls back to that.
         """
-        unit = unit_of(dtype)
+        unit, name = unit_of(dtype), _base(dtype)
         top = self.peaks.get((unit, REGISTER))
         if rows is not None:
-            top = self.peaks.get((unit, class_of(rows)), top)
+            shape = class_of(rows)
+            top = self.peaks.get((name, shape), self.peaks.get((unit, shape), top))
         if top is None:
             raise NotMeasured(f"the peak of {unit} was not measured here", "measure it: `trimtab measure`")
         return top
@@ -202,17 +204,21 @@ def bound(
 
 def unit_of(dtype: str) -> str:
     """The arithmetic of a type or weight format: `q4+min` is multiplied as int8."""
-    name = re.split(r"[/+]", dtype, maxsplit=1)[0]
+    name = _base(dtype)
     if name not in _UNIT_OF:
         raise UnknownName(f"no arithmetic for {dtype!r}", f"there is {', '.join(_UNIT_OF)}")
     return _UNIT_OF[name]
+
+
+def _base(dtype: str) -> str:
+    return re.split(r"[/+]", dtype, maxsplit=1)[0]
 
 
 def class_of(rows: int) -> str:
     """The shape class of a matrix product with so many rows."""
     if rows < 1:
         raise UsageError(f"a product of {rows} rows", "rows are counted from 1")
-    return "one row" if rows == 1 else "few rows" if rows <= CLASSES["few rows"] else "many rows"
+    return "one row" if rows == 1 else "few rows" if rows <= FEW_ROWS else "many rows"
 
 
 def cache_levels(machine: Mapping[str, Any], threads: int) -> list[tuple[str, float]]:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+from typing import Annotated
+
 import typer
 
 from trimtab.cli.lazy import LazyGroup
@@ -16,15 +19,50 @@ class Commands(LazyGroup):
 EXAMPLES = """\
 trimtab measure                     everything about this machine, about two minutes
 trimtab measure --quick             the same in 15 seconds, coarser
+trimtab measure --only disk,peak    some sections; the others stay as they are
 trimtab measure show                what is known, in the terminal
+trimtab measure --kernels           which kernels were chosen, and why
 """
 
 app = typer.Typer(cls=Commands, add_completion=False, rich_markup_mode=None, epilog=EXAMPLES)
 
 
 @app.callback(invoke_without_command=True)
-def measure(context: typer.Context) -> None:
-    """Measure what this machine can do, how long work takes on it, and where the time of a run goes."""
-    if context.invoked_subcommand is None:
-        print(context.get_help())
-        raise typer.Exit(2)
+def measure(
+    context: typer.Context,
+    quick: Annotated[bool, typer.Option("--quick", help="coarser, in about 15 seconds")] = False,
+    only: Annotated[
+        str | None, typer.Option(metavar="A,B", help="only these sections; the others stay as they are")
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="the profile's file; default: trimtab's cache")
+    ] = None,
+    force: Annotated[
+        bool, typer.Option("--force", help="on a busy machine too; what was disturbed is stamped as noisy")
+    ] = False,
+    patience: Annotated[
+        float, typer.Option(metavar="SECONDS", min=0, help="longest wait for a quiet machine")
+    ] = 120,
+    kernels: Annotated[
+        bool,
+        typer.Option("--kernels", help="measure nothing: which kernels were chosen, and why others lost"),
+    ] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="what was measured, as one JSON value")] = False,
+) -> None:
+    """Measure what this machine can do, how long work takes on it, and where the time of a run goes.
+
+    Without a command: everything about the machine, kept in a profile that the other commands, the planner
+    and the benchmarks read. It waits for a quiet machine, and refuses a busy one.
+    """
+    if context.invoked_subcommand is not None:
+        return
+    from trimtab.cli.measure import everything
+
+    if kernels:
+        everything.show_kernels(as_json)
+    else:
+        raise typer.Exit(
+            everything.measure(
+                quick=quick, only=only, as_json=as_json, out=out, force=force, patience_s=patience
+            )
+        )
