@@ -9,7 +9,9 @@ import typer
 
 from trimtab.cli.lazy import LazyGroup
 
-COMMANDS: dict[str, str] = {}
+COMMANDS: dict[str, str] = {
+    "llm": "how long requests take with a model on an engine",
+}
 
 
 class Commands(LazyGroup):

@@ -1,0 +1,1 @@
+"""Comparisons: models and engines timed, sized and scored on the same ground."""
