@@ -97,9 +97,10 @@ def test_serving_modules_load_no_torch(path: Path) -> None:
 def is_torch_side(parts: Sequence[str]) -> bool:
     """Whether the dotted path below `trimtab` leads to a module that imports torch."""
     folder, module = (*parts, "__init__")[:2]
-    return (folder == "kernels" and module not in SERVING_KERNELS) or (folder, module) == (
-        "engine",
-        "torch_runner",
+    return (
+        folder == "train"
+        or (folder == "kernels" and module not in SERVING_KERNELS)
+        or (folder, module) == ("engine", "torch_runner")
     )
 
 
