@@ -182,7 +182,7 @@ def test_awkward_sizes(name: str, tmp_path: Path) -> None:
     for kernels in KERNEL_SETS:
         got = run(folder, IN_CHUNKS, kernels=kernels)
         np.testing.assert_allclose(got[0], expected, atol=TOLERANCE, rtol=0, err_msg=kernels)
-    for format in ("int8", "q4", "q8"):
+    for format in ("int8", "q4", "q4/16", "q4-sym", "q8"):
         agree(run(folder, [[4]] * len(SHORT), SHORT, format=format), rounded_logits(folder, SHORT, format))
 
 
@@ -208,7 +208,7 @@ def agree(got: Sequence[Floats], expected: Sequence[Floats]) -> None:
 
 
 @pytest.mark.parametrize("kv_type", ["f32", "bf16", "int8"])
-@pytest.mark.parametrize("format", ["bf16", "int8", "q4", "q8"])
+@pytest.mark.parametrize("format", ["bf16", "int8", "q4", "q4/16", "q4-sym", "q8"])
 @pytest.mark.parametrize("name", ["llama-biased", "qwen3", "gemma2", "gemma3"])
 def test_every_format_rounds_as_it_says(name: str, format: str, kv_type: Any, folders: Folders) -> None:
     folder = folders(name, "float32")
@@ -378,7 +378,7 @@ def test_limits_hold(folders: Folders) -> None:
 # ---- before and around it ------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("format", ["auto", "bf16", "int8", "q4", "q8"])
+@pytest.mark.parametrize("format", ["auto", "bf16", "int8", "q4", "q4/16", "q4-sym", "q8"])
 @pytest.mark.parametrize("name", ["llama", "llama-tied", "gemma3", "phi3"])
 def test_sizes_are_what_is_taken(name: str, format: str, folders: Folders) -> None:
     """Memory comes in pages of the system; the plan counts the bytes in it."""

@@ -153,7 +153,7 @@ class LLM(_Model):
     memory : ceiling for the whole process, in bytes or like `400MB`; by default what the machine can spare
     threads : of a step; by default the processors this process may use
     kv_type : `bf16`, `int8` or `f32`
-    format : weights: `auto` keeps their own precision; `bf16`, `int8`, `q4`, `q8` convert them
+    format : weights: `auto` keeps their own precision; `bf16`, `int8`, `q8`, `q4/16`, `q4`, `q4-sym` convert
     context : tokens one request may have; by default what fits, up to 8192
     device : `cpu`, or a torch device
 

@@ -20,7 +20,9 @@ from trimtab.formats.source import TensorInfo, TensorSource
 from trimtab.kernels.native import FormKey
 from trimtab.kernels.ops import Rows
 
-FORMATS = ("auto", "bf16", "int8", "q4", "q8")
+FORMATS = ("auto", "bf16", "int8", "q8", "q4/16", "q4", "q4-sym")
+# A format's public name -> the kernels', where they differ: minima are what four bits are good with.
+_NATIVE = {"q4/16": "q4/16+min", "q4": "q4+min", "q4-sym": "q4"}
 
 
 class NativeMaker:
@@ -30,7 +32,8 @@ class NativeMaker:
     ----------
     source : the checkpoint
     pool : threads to repack with
-    format : `auto` keeps each tensor's own precision; `bf16`, `int8`, `q4`, `q8` convert every matrix
+    format : `auto` keeps each tensor's own precision; the others convert every matrix, to 16, 8, 8.5, 6, 5
+        and 4.5 bits a weight: `q4/16` has groups of 16, `q4-sym` groups of 32 without minima
     """
 
     def __init__(self, source: TensorSource, pool: Any, format: str = "auto") -> None:
@@ -108,7 +111,7 @@ def matrix_format(infos: list[TensorInfo], format: str) -> str:
         return natural
     if format not in FORMATS:
         raise Unsupported(f"no weight format `{format}`", f"choose one of {', '.join(FORMATS)}", "format")
-    return {"q4": "q4+min"}.get(format, format)
+    return _NATIVE.get(format, format)
 
 
 def _row_count(part: Rows, info: TensorInfo) -> int:

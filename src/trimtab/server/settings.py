@@ -52,7 +52,7 @@ class ModelSettings(BaseModel):
         None, ge=16, description="longest sequence, in tokens; default: what fits, up to 8192"
     )
     kv_type: Literal["bf16", "int8", "f32"] = Field("bf16", description="number type of the KV cache")
-    format: Literal["auto", "bf16", "int8", "q4", "q8"] = Field(
+    format: Literal["auto", "bf16", "int8", "q8", "q4/16", "q4", "q4-sym"] = Field(
         "auto", description="weight format in memory; auto keeps what the file has"
     )
     device: str = Field("cpu", description="cpu, or a torch device such as cuda")

@@ -11,6 +11,7 @@ from trimtab.cli.lazy import LazyGroup
 
 COMMANDS: dict[str, str] = {
     "llm": "how long requests take with a model on an engine",
+    "device": "conversations on a device or under its limits: run, report, fit",
 }
 
 
