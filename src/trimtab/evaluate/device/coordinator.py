@@ -7,7 +7,6 @@ the summary's. An engine that does not fit or dies is a result of its job, not a
 from __future__ import annotations
 
 import contextlib
-import itertools
 import os
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -17,8 +16,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from trimtab.errors import TrimtabError
-from trimtab.evaluate.device import DRIVERS, events, sustained
+from trimtab.evaluate.device import DRIVERS, events, filing, sustained
 from trimtab.evaluate.device.conversations import Conversation, conversations
 from trimtab.evaluate.device.driver import (
     Driver,
@@ -33,8 +31,6 @@ from trimtab.evaluate.device.driver import (
 from trimtab.evaluate.device.engines import launch, work_of
 from trimtab.evaluate.device.plan import Device, Job, Plan
 from trimtab.machine import probe
-from trimtab.machine.energy import EnergyTrace
-from trimtab.machine.power_model import PowerModel, default_model, read_model
 
 Say = Callable[[str], None]
 
@@ -208,8 +204,8 @@ class _Job:
         """Back-to-back turns until the time is over."""
         wanted, plan = self._plan.sustained, self._plan
         assert wanted is not None
-        begin, times = time.monotonic(), []
-        told = begin
+        begin = told = time.monotonic()
+        times: list[float] = []
         for messages in _endless():
             if time.monotonic() - begin >= wanted.seconds:
                 break
@@ -244,10 +240,9 @@ class _Job:
 
     def _file(self, outcome: Outcome) -> None:
         """Account the energy, write the logs, and pull the device's own."""
-        model = self._power_model()
-        trace = self._trace()
-        local = self._job.engine.name == "trimtab"
-        work = work_of(self._model, self._job.quant if local else None)
+        model = filing.power_model(self._plan, self._job, self._threads, self._say)
+        trace = filing.trace_of(self._job.device, self._driver, self._bursts, self._say)
+        work = work_of(self._model, self._job.quant if self._job.engine.name == "trimtab" else None)
         for held in self._held:
             accounted = events.account(held, work, trace, model)
             outcome.accounts.append(accounted)
@@ -257,7 +252,8 @@ class _Job:
                 count != expected for count, expected in zip(counted, self._expected(held), strict=True)
             )
         self._driver.pull(self._folder)
-        _write_power(self._folder, trace, model, self._driver)
+        filing.write_power(self._folder, trace, model, self._driver)
+        filing.write_job(self._folder, outcome.stopped, outcome.warm_s, outcome.thermal)
 
     def _expected(self, held: events.Held) -> Iterator[int]:
         """Prompt tokens by the model's own tokenizer and template."""
@@ -265,17 +261,6 @@ class _Job:
         answers = None if self._plan.lengths == "forced" else [turn.text for turn in held.turns]
         for index in range(len(held.turns)):
             yield len(self._fitting(conversation.messages(index, answers))[1])
-
-    def _trace(self) -> EnergyTrace | None:
-        """The meter's record, moved to our clock where it is an outside one."""
-        path = self._job.device.meter_record
-        if path is None:
-            return self._driver.power()
-        from trimtab.machine.power_meters import aligned, read_record
-
-        trace, shift = aligned(*read_record(path), self._bursts)
-        self._say(f"  the meter's clock is {-shift:.2f} s ahead of ours")
-        return trace
 
     _bursts: Sequence[tuple[float, float]] = ()
 
@@ -285,18 +270,6 @@ class _Job:
 
             self._say("  a pulse of load, by which the meter's record will be aligned")
             self._bursts = pulse(self._threads)
-
-    def _power_model(self) -> PowerModel | None:
-        if self._job.device.driver in ("gpu", "replay"):
-            return None
-        if self._plan.power_model is not None:
-            return read_model(self._plan.power_model)
-        machine = probe.describe()
-        try:
-            return default_model(machine.processor, self._threads, machine.features)
-        except TrimtabError as error:
-            self._say(f"  no energy: {error.message}; {error.hint}")
-            return None
 
     def _tick(self) -> None:
         tick = getattr(self._driver, "tick", None)
@@ -385,26 +358,3 @@ def _endless() -> Iterator[list[dict[str, str]]]:
         for conversation in conversations():
             for index in range(len(conversation.turns)):
                 yield conversation.messages(index)
-
-
-def _write_power(folder: Path, trace: EnergyTrace | None, model: PowerModel | None, driver: Driver) -> None:
-    """Power over time: the meter's in `power.csv`, or in `power-modelled.csv` by the samples' core time."""
-    if trace is not None:
-        pairs = list(zip(trace.times_s, trace.joules, strict=True))
-        steps = itertools.pairwise(pairs)
-        measured = [(t, (counted - before) / (t - at)) for (at, before), (t, counted) in steps]
-        _write_watts(folder / "power.csv", measured, trace.source)
-    elif model is not None and (watcher := getattr(driver, "watcher", None)) is not None:
-        modelled = []
-        for before, after in itertools.pairwise(watcher.samples):
-            busy = (after.core_seconds - before.core_seconds) / (after.time_s - before.time_s)
-            # The bytes of single moments are not known: this is the part of time and cores alone.
-            watts = model.idle_watts + model.joules_per_core_second * busy
-            modelled.append((after.time_s, watts))
-        _write_watts(folder / "power-modelled.csv", modelled, "modelled without memory traffic")
-
-
-def _write_watts(path: Path, rows: Sequence[tuple[float, float]], source: str) -> None:
-    with events.whole(path) as file:
-        file.write("time_s,watts,source\n")
-        file.writelines(f"{moment:.4f},{watts:.4f},{source}\n" for moment, watts in rows)

@@ -25,12 +25,16 @@ class _Closed(BaseModel):
 class Limits(_Closed):
     """Emulated limits of a smaller machine; a core under a quota is no phone's core."""
 
-    memory_bytes: int | None = Field(None, gt=0, description="ceiling, without swap; `512MB` is understood")
-    cpus: float | None = Field(None, gt=0, le=4096, description="processor time per second of wall time")
-    cpuset: str | None = Field(
-        None, pattern=r"^\d+([,-]\d+)*$", description="processors, like `0-1` or `0,2`"
+    memory_bytes: int | None = Field(
+        default=None, gt=0, description="ceiling, without swap; `512MB` is understood"
     )
-    read_bytes_per_s: int | None = Field(None, gt=0, description="ceiling of reads from the disk")
+    cpus: float | None = Field(
+        default=None, gt=0, le=4096, description="processor time per second of wall time"
+    )
+    cpuset: str | None = Field(
+        default=None, pattern=r"^\d+([,-]\d+)*$", description="processors, like `0-1` or `0,2`"
+    )
+    read_bytes_per_s: int | None = Field(default=None, gt=0, description="ceiling of reads from the disk")
 
     @field_validator("memory_bytes", "read_bytes_per_s", mode="before")
     @classmethod
@@ -56,11 +60,11 @@ class Device(_Closed):
 
     name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9 ._-]{0,63}$")
     driver: Literal["local", "cgroup", "gpu", "replay"] = "local"
-    threads: int | None = Field(None, ge=1, le=1024, description="default: the processors it has")
+    threads: int | None = Field(default=None, ge=1, le=1024, description="default: the processors it has")
     limits: Limits = Limits()
-    throttle: Path | None = Field(None, description="CSV of time_s, cpus: a quota replayed over time")
-    record: Path | None = Field(None, description="folder of a recorded run, for the replay driver")
-    meter_record: Path | None = Field(None, description="CSV that an outside meter will have written")
+    throttle: Path | None = Field(default=None, description="CSV of time_s, cpus: a quota replayed over time")
+    record: Path | None = Field(default=None, description="folder of a recorded run, for the replay driver")
+    meter_record: Path | None = Field(default=None, description="CSV that an outside meter will have written")
 
     @model_validator(mode="after")
     def _fitting(self) -> Device:
@@ -75,12 +79,14 @@ class EngineChoice(_Closed):
     """A program that serves a model over OpenAI's HTTP interface."""
 
     name: Literal["trimtab", "llama.cpp", "openai"]
-    title: str | None = Field(None, description="name in the report")
+    title: str | None = Field(default=None, description="name in the report")
     command: tuple[str, ...] = Field(
-        (), description="of `openai`: with {model}, {port}, {threads}, {context}"
+        default=(), description="of `openai`: with {model}, {port}, {threads}, {context}"
     )
-    url: str | None = Field(None, pattern=r"^http://", description="of `openai`: one that runs already")
-    options: tuple[str, ...] = Field((), description="added to the command of trimtab or llama.cpp")
+    url: str | None = Field(
+        default=None, pattern=r"^http://", description="of `openai`: one that runs already"
+    )
+    options: tuple[str, ...] = Field(default=(), description="added to the command of trimtab or llama.cpp")
 
     @model_validator(mode="after")
     def _started(self) -> EngineChoice:
@@ -103,45 +109,47 @@ class ModelChoice(_Closed):
     """
 
     model: str = "smollm2"
-    quants: tuple[str, ...] = Field(("auto",), min_length=1)
+    quants: tuple[str, ...] = Field(default=("auto",), min_length=1)
     files: dict[str, Path] = Field(default_factory=dict)
 
 
 class Sampling(_Closed):
-    temperature: float = Field(0.0, ge=0, le=2)
-    top_k: int = Field(40, ge=0)
-    top_p: float = Field(0.95, gt=0, le=1)
+    temperature: float = Field(default=0.0, ge=0, le=2)
+    top_k: int = Field(default=40, ge=0)
+    top_p: float = Field(default=0.95, gt=0, le=1)
     seed: int = 0
 
 
 class Sustained(_Closed):
     """Back-to-back prompts, and the trend of their speed."""
 
-    seconds: float = Field(600, ge=5)
-    window_s: float = Field(10, ge=1)
+    seconds: float = Field(default=600, ge=1)
+    window_s: float = Field(default=10, ge=0.1)
 
 
 class Plan(_Closed):
     """A device run: every device with every engine, model and quantisation."""
 
-    devices: tuple[Device, ...] = Field((Device(name="this machine"),), min_length=1)
-    engines: tuple[EngineChoice, ...] = Field((EngineChoice(name="trimtab"),), min_length=1)
-    models: tuple[ModelChoice, ...] = Field((ModelChoice(),), min_length=1)
-    conversations: tuple[int, int] = Field((0, 5), description="first, and one past the last, of 50")
-    turns: int | None = Field(None, ge=1, description="most user turns of each; default: all")
-    repetitions: int = Field(3, ge=1, le=99)
-    context: int = Field(1024, ge=64, le=1 << 20)
-    max_tokens: int = Field(128, ge=2, le=1 << 16)
+    devices: tuple[Device, ...] = Field(default=(Device(name="this machine"),), min_length=1)
+    engines: tuple[EngineChoice, ...] = Field(default=(EngineChoice(name="trimtab"),), min_length=1)
+    models: tuple[ModelChoice, ...] = Field(default=(ModelChoice(),), min_length=1)
+    conversations: tuple[int, int] = Field(default=(0, 5), description="first, and one past the last, of 50")
+    turns: int | None = Field(default=None, ge=1, description="most user turns of each; default: all")
+    repetitions: int = Field(default=3, ge=1, le=99)
+    context: int = Field(default=1024, ge=64, le=1 << 20)
+    max_tokens: int = Field(default=128, ge=2, le=1 << 16)
     lengths: Literal["forced", "free"] = Field(
-        "forced",
+        default="forced",
         description="forced: equal prompts and output lengths for everyone; free: as the model likes",
     )
     sampling: Sampling = Sampling()
-    settle_s: float = Field(5, ge=0, le=3600, description="before each job and after")
-    timeout_s: float = Field(300, gt=0, description="for one turn")
+    settle_s: float = Field(default=5, ge=0, le=3600, description="before each job and after")
+    timeout_s: float = Field(default=300, gt=0, description="for one turn")
     sustained: Sustained | None = None
-    accuracy: bool = Field(False, description="perplexity and word choice; once a model and quantisation")
-    power_model: Path | None = Field(None, description="TOML of coefficients for modelled energy")
+    accuracy: bool = Field(
+        default=False, description="perplexity and word choice; once a model and quantisation"
+    )
+    power_model: Path | None = Field(default=None, description="TOML of coefficients for modelled energy")
 
     @field_validator("conversations")
     @classmethod
