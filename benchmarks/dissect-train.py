@@ -20,7 +20,6 @@ from pathlib import Path
 from typing import Any
 
 from peers.roster import SEED
-from peers.small_model import small
 from trimtab.formats import cache
 from trimtab.formats.source import open_source
 from trimtab.machine import quiet
@@ -30,6 +29,7 @@ from trimtab.machine.report import Report, command_line, versions
 from trimtab.machine.worker import Worker
 from trimtab.models.config import config_from
 from trimtab.train.costs import StepCosts
+from trimtab.train.shapes import llama_shape
 from trimtab.train.trace import attention_bytes, trace_step
 from trimtab.train.trainer import Techniques
 
@@ -171,7 +171,7 @@ class Bench:
                 "vocab": draw.choice((4096, 8192)),
             }  # fmt: skip
             batch, length = draw.choice((1, 2, 4)), draw.choice((64, 128, 256, 512))
-            config, costs = small(**shape), StepCosts.of(self.costs)
+            config, costs = llama_shape(**shape), StepCosts.of(self.costs)
             traces = {codes: trace_step(config, Techniques.of(codes), batch, length) for codes in CHOICES}
             bytes_of = {codes: trace.total_bytes for codes, trace in traces.items()}
             low, high = min(bytes_of.values()), max(bytes_of.values())

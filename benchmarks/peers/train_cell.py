@@ -5,12 +5,12 @@ from __future__ import annotations
 from typing import Any
 
 from protocol import serve
-from small_model import small
 
 from trimtab.formats.source import open_source
 from trimtab.models.config import config_from
 from trimtab.train.cell import Cell, operators_of, table_of
 from trimtab.train.costs import StepCosts, measure
+from trimtab.train.shapes import llama_shape
 from trimtab.train.trainer import Techniques
 
 
@@ -24,7 +24,7 @@ class Driver:
     ) -> dict[str, Any]:
         """Build the cell on a checkpoint or on random weights of a shape, and take its first steps."""
         source = open_source(model) if model else None
-        config = config_from(source) if source is not None else small(**shape)
+        config = config_from(source) if source is not None else llama_shape(**shape)
         self.cell = Cell(
             config, source, Techniques.of(techniques), batch=batch, length=length, threads=threads
         )

@@ -5,6 +5,7 @@ Everything is of one process, so that its resident memory is the cell's own. The
 
 from __future__ import annotations
 
+import gc
 import statistics
 import tempfile
 import time
@@ -19,6 +20,7 @@ from trimtab.errors import UsageError
 from trimtab.machine.probe import resident_bytes
 from trimtab.train.costs import StepCosts
 from trimtab.train.dissect import Dissection, dissect_step, memory_of_step
+from trimtab.train.shapes import llama_shape
 from trimtab.train.trace import StepTrace, trace_step
 from trimtab.train.trainer import Techniques, Trainer
 
@@ -49,18 +51,27 @@ class Cell:
         if not 2 <= length <= config.context:
             raise UsageError(f"sequences of {length} tokens", f"2 to {config.context}", "length")
         torch.set_num_threads(threads or torch.get_num_threads())
-        torch.ones(256, 256) @ torch.ones(256, 256)  # the library's own start is not the cell's
-        self.before_bytes = resident_bytes()
         self._folder = tempfile.TemporaryDirectory(prefix="trimtab-train-")
+        folder = Path(self._folder.name)
+        # What the libraries take for themselves at their first step is not the cell's.
+        Trainer(llama_shape(1, 64, 64), None, techniques, folder=folder).step(
+            torch.zeros(1, 64, dtype=torch.long)
+        )
+        gc.collect()
+        self.before_bytes, self.resident_growth = resident_bytes(), 0
         self.config, self.techniques = config, techniques
         self.batch, self.length = batch, length
-        self.trainer = Trainer(config, source, techniques, folder=Path(self._folder.name))
+        self.trainer = Trainer(config, source, techniques, folder=folder)
         generator = torch.Generator().manual_seed(seed)
         self.tokens = torch.randint(0, config.vocab_size, (batch, length), generator=generator)
 
     def warm(self) -> list[float]:
-        """The first steps; their losses."""
-        return [self.trainer.step(self.tokens) for _ in range(DROPPED)]
+        """The first steps; their losses. The last of them is watched for resident memory."""
+        losses = [self.trainer.step(self.tokens) for _ in range(DROPPED - 1)]
+        key = "VmHWM" if _lower_peak() else "VmRSS"
+        losses.append(self.trainer.step(self.tokens))
+        self.resident_growth = resident_bytes(key=key) - self.before_bytes
+        return losses
 
     def step_seconds(self) -> float:
         """Time of one step."""
@@ -71,17 +82,15 @@ class Cell:
     def memory(self) -> dict[str, int]:
         """Bytes by category, as allocated, and the resident memory that the cell added at its peak.
 
-        `rss_growth` is the most that was resident in a step, less what was before the model.
+        `rss_growth` is the most that was resident in a step, less what was before the model; see `warm`.
         """
         held = self.trainer.held()
         step = memory_of_step(self.trainer, self.tokens)
-        lowered = _lower_peak()
-        self.trainer.step(self.tokens)
         return {
             **held, "activations": step.activations, "gradients": step.gradients,
             "temporary": step.temporary, "peak_beside": step.peak,
             "allocated_peak": held["weights"] + held["optimizer"] + step.peak,
-            "rss_growth": resident_bytes(key="VmHWM" if lowered else "VmRSS") - self.before_bytes,
+            "rss_growth": self.resident_growth,
         }  # fmt: skip
 
     def dissection(self) -> Dissection:

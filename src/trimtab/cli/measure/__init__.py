@@ -10,6 +10,7 @@ import typer
 from trimtab.cli.lazy import LazyGroup
 
 COMMANDS: dict[str, str] = {
+    "dissect": "where the time and the memory of a run went",
     "llm": "how long requests take with a model on an engine",
     "device": "conversations on a device or under its limits: run, report, fit",
 }
