@@ -37,10 +37,10 @@ def made_profile(**sections: Section) -> Profile:
         for pattern, share in (("read", 1.0), ("triad", 0.75))
         for size, rate in levels
     ]
-    chase = [{"working_set_bytes": size, "ns": ns} for size, ns in ((16 << 10, 1.0), (256 << 20, 100.0))]
+    chase = [{"bytes": size, "ns": ns} for size, ns in ((16 << 10, 1.0), (256 << 20, 100.0))]
     parts = {
         "peak": stamp({"rows": peaks}),
         "bandwidth": stamp({"rows": rates, "region_s": {"fork-join": {"2": 1e-6}}}),
-        "latency": stamp({"rows": chase}),
+        "latency": stamp({"curves": {"random_2m": chase, "random_4k": chase[:1]}}),
     } | sections
     return Profile(MACHINE, parts)

@@ -12,7 +12,7 @@ What is read of the sections:
 - `bandwidth`: `rows`, each with `pattern` (`read`, `copy`, ...), `threads`, `working_set_bytes` and
   `bytes_per_s` as the program counts them; `region_s`, seconds of an empty parallel region by executor, or by
   threads
-- `latency`, only for work with dependent loads: `rows`, each with `working_set_bytes` and `ns`
+- `latency`, only for work with dependent loads: `curves` of `bytes` and `ns`
 - `machine.caches` names the level a working set lies in
 """
 
@@ -104,12 +104,7 @@ class Ceilings:
         for row in _of_threads(bandwidth["rows"], threads, "bandwidth"):
             point = (float(row["working_set_bytes"]), float(row["bytes_per_s"]))
             rates.setdefault(str(row["pattern"]), []).append(point)
-        chase: list[tuple[float, float]] = []
-        if "latency" in profile.sections:
-            found = profile.need("latency", **strict).get("rows", ())
-            chase = sorted(
-                {float(row["working_set_bytes"]): float(row["ns"]) * 1e-9 for row in found}.items()
-            )
+        chase = chase_points(profile.need("latency", **strict)) if "latency" in profile.sections else []
         return cls(
             threads,
             peaks,
@@ -137,7 +132,7 @@ class Ceilings:
         """Bytes a second from a working set of this size; between measured sizes on a line of logarithms."""
         if pattern not in self.rates:
             raise UnknownName(f"no pattern {pattern!r} was measured", f"there is {', '.join(self.rates)}")
-        return _between(self.rates[pattern], working_set_bytes)
+        return between(self.rates[pattern], working_set_bytes)
 
     def level(self, working_set_bytes: float) -> str:
         """Where a working set of this size lies."""
@@ -165,7 +160,7 @@ class Ceilings:
             raise NotMeasured(
                 "the latency of loads was not measured here", "measure it: `trimtab measure micro`"
             )
-        return _between(self.chase, working_set_bytes)
+        return between(self.chase, working_set_bytes)
 
 
 def bound(
@@ -233,6 +228,17 @@ def cache_levels(machine: Mapping[str, Any], threads: int) -> list[tuple[str, fl
     return sorted(found, key=lambda level: level[1])
 
 
+def chase_points(latency: Mapping[str, Any]) -> list[tuple[float, float]]:
+    """(working set in bytes, seconds of one dependent load) out of the section `latency`, ascending.
+
+    Of the curve in random order; with huge pages, as weights are held, where the system gave them.
+    """
+    curves = latency.get("curves", {})
+    names = ["random_2m", "random_4k"] if latency.get("huge_share", 1) > 0.5 else ["random_4k", "random_2m"]
+    points = next((curves[name] for name in names if curves.get(name)), ())
+    return sorted({float(each["bytes"]): float(each["ns"]) * 1e-9 for each in points}.items())
+
+
 def _of_threads(rows: Iterable[Mapping[str, Any]], threads: int, section: str) -> list[Mapping[str, Any]]:
     chosen = [row for row in rows if row["threads"] == threads]
     if not chosen:
@@ -251,7 +257,7 @@ def _region_s(told: Any, threads: int) -> float:
     return float(told) if isinstance(told, int | float) and threads > 1 else 0.0
 
 
-def _between(points: Sequence[tuple[float, float]], at: float) -> float:
+def between(points: Sequence[tuple[float, float]], at: float) -> float:
     """The value at `at`, linear in logarithms between the points and constant beyond them."""
     index = bisect.bisect_left(points, (at, -math.inf))
     if index == 0 or index == len(points):
