@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import json
+import subprocess
+import sys
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -12,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from trimtab.errors import BadFile, NotMeasured
-from trimtab.machine.profile import DAY_S, Profile, Section, update, watched
+from trimtab.machine.profile import DAY_S, Profile, Section, own_seconds, update, watched
 
 
 def stamped(days_ago: float = 0, **more: float) -> Section:
@@ -96,6 +98,57 @@ def test_any_json_is_a_profile_or_a_bad_file(
     path.write_text(json.dumps({"schema": "hwprofile/1", "machine": {}, "sections": content}))
     with contextlib.suppress(BadFile):
         Profile.load(path)
+
+
+def test_a_section_without_a_zone_a_share_or_a_basis_is_damage(tmp_path: Path) -> None:
+    path = tmp_path / "p.json"
+    good = {"data": {}, "date": "2026-01-01T00:00:00+00:00"}
+    for wrong in (
+        {"date": "2026-01-01T00:00:00"}, {"steal": "none"}, {"others": -1}, {"seconds": True},
+        {"basis": "guessed"}, {"data": []}, {"steal": float("nan")}, {"more": 1},
+    ):  # fmt: skip
+        content = {"schema": "hwprofile/1", "machine": {}, "sections": {"a": good | wrong}}
+        path.write_text(json.dumps(content))
+        with pytest.raises(BadFile):
+            Profile.load(path)
+
+
+values = st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8) | st.just({})
+fields = st.fixed_dictionaries(
+    {"data": st.just({}) | values, "date": st.just("2026-01-01T00:00:00+00:00") | values},
+    optional=dict.fromkeys(("seconds", "steal", "others", "basis"), values),
+)
+
+
+@given(fields)
+def test_what_loads_can_be_asked_for(tmp_path_factory: pytest.TempPathFactory, section: object) -> None:
+    path = tmp_path_factory.mktemp("profile") / "p.json"
+    path.write_text(json.dumps({"schema": "hwprofile/1", "machine": {}, "sections": {"a": section}}))
+    try:
+        profile = Profile.load(path)
+    except BadFile:
+        return
+    with contextlib.suppress(NotMeasured):
+        assert isinstance(profile.need("a"), dict)
+
+
+def test_work_of_children_is_the_measurements_own_also_while_they_run() -> None:
+    """A child that keeps a processor busy is no disturbance, whether it has ended or not."""
+    loud = "import time\nend = time.process_time() + {}\nwhile time.process_time() < end: pass\n"
+    wait = "print('done', flush=True)\ninput()"
+    before = own_seconds()
+    subprocess.run([sys.executable, "-c", loud.format(0.3)], check=True)
+    ended = own_seconds() - before
+    assert ended >= 0.3
+    with subprocess.Popen(
+        [sys.executable, "-c", loud.format(0.5) + wait], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    ) as running:
+        assert running.stdout is not None
+        running.stdout.readline()
+        alive = own_seconds() - before - ended
+        assert alive >= 0.45  # its clock counts in ticks
+        running.communicate(b"\n")
+    assert own_seconds() - before - ended >= alive  # and nothing is lost when it ends
 
 
 def test_a_watch_stamps_how_calm_it_was() -> None:

@@ -86,7 +86,7 @@ def _small(absent: dict[str, str]) -> dict[str, tuple[str, Callable[[], float]]]
         "mapped file page": ("first read of a cached file's page through a mapping", _file_faults),
     }
     if hasattr(mmap, "MADV_HUGEPAGE"):
-        found["huge page fault"] = (
+        found["page fault 2m"] = (
             "first touch of 2 MiB after asking for huge pages",
             partial(_faults, True),
         )

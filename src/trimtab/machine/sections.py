@@ -10,7 +10,7 @@ from __future__ import annotations
 import importlib
 import time
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -151,7 +151,10 @@ def _one(one: Measurer, quick: bool, say: Callable[[str], None]) -> Outcome:
     except TrimtabError as error:
         return Outcome(one.sections, {}, error.message)
     parts = data if len(one.sections) > 1 else {one.sections[0]: data}
-    return Outcome(one.sections, {name: watch.section({**parts[name], "quick": quick}) for name in parts})
+    found = {name: watch.section({**parts[name], "quick": quick}) for name in parts}
+    if not one.timed:  # nothing that runs beside can spoil what is only read
+        found = {name: replace(section, steal=0.0, others=0.0) for name, section in found.items()}
+    return Outcome(one.sections, found)
 
 
 def _calmer(first: Outcome, second: Outcome) -> Outcome:
