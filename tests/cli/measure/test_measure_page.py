@@ -107,7 +107,8 @@ def brightness(colour: str) -> int:
 OVERLAPS = """() => {
   const found = [];
   for (const drawing of document.querySelectorAll('svg')) {
-    const words = [...drawing.querySelectorAll('text:not(.slope)')].map(t => [t.textContent, t.getBoundingClientRect()]);
+    const texts = [...drawing.querySelectorAll('text:not(.slope)')];
+    const words = texts.map(t => [t.textContent, t.getBoundingClientRect()]);
     words.forEach(([a, p], i) => words.slice(i + 1).forEach(([b, q]) => {
       const across = Math.min(p.right, q.right) - Math.max(p.left, q.left);
       const down = Math.min(p.bottom, q.bottom) - Math.max(p.top, q.top);
