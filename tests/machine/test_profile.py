@@ -83,6 +83,9 @@ def test_damaged_files_are_named(tmp_path: Path, text: str) -> None:
     path.write_text(text)
     with pytest.raises(BadFile, match=r"p\.json"):
         Profile.load(path)
+    update("a", stamped(), path)
+    assert set(Profile.load(path).sections) == {"a"}
+    assert (tmp_path / "p.json.damaged").read_text() == text
 
 
 @given(

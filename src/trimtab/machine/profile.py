@@ -202,10 +202,16 @@ def default_path() -> Path:
 
 
 def update(name: str, section: Section, path: Path | None = None) -> Path:
-    """Put one section into the profile on disk, which is begun when there is none for this machine."""
+    """Put one section into the profile on disk, which is begun when there is none for this machine.
+
+    A file that cannot be read is put aside, under its name with `.damaged` behind it.
+    """
     try:
         profile = Profile.load(path)
     except NotMeasured:
+        profile = Profile.empty()
+    except BadFile as error:
+        os.replace(error.path, error.path.with_name(f"{error.path.name}.damaged"))
         profile = Profile.empty()
     return profile.with_section(name, section).save(path)
 

@@ -9,6 +9,8 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -22,6 +24,7 @@ import trimtab.server
 from trimtab.engine.budget import resident_bytes
 from trimtab.errors import Busy
 from trimtab.machine import probe
+from trimtab.machine.profile import Profile, Section, update
 from trimtab.server.app import create_app
 from trimtab.server.console import machine
 from trimtab.server.console.inspector import Inspector
@@ -226,7 +229,7 @@ def test_an_unknown_request_is_404(client: TestClient) -> None:
 
 
 def test_the_machine_is_described(client: TestClient, tmp_path: Path, monkeypatch: Any) -> None:
-    monkeypatch.setenv("TRIMTAB_CACHE", str(tmp_path))
+    monkeypatch.setenv("TRIMTAB_PROFILE", str(tmp_path / "profile.json"))
     found = client.get("/console/api/machine").json()
     assert found["processor"]["usable"] >= 1
     assert found["memory"]["weights"] == 1000
@@ -243,17 +246,63 @@ def test_limits_are_measured_once_and_kept(tmp_path: Path, monkeypatch: Any) -> 
         return probe.Limits(threads, 20e9, 25e9, 900e9, "vnni", 400e9, "bf16")
 
     monkeypatch.setattr(probe, "measure", measure)
+    monkeypatch.setenv("TRIMTAB_PROFILE", str(tmp_path / "profile.json"))
     served = make_served()
-    assert machine.saved_limits(served, tmp_path) is None
-    machine.measure_limits(served, tmp_path)
-    saved = machine.saved_limits(served, tmp_path)
+    assert machine.saved_limits(served) is None
+    update("other", Section({"x": 1}, "2026-01-01T00:00:00+00:00"))
+    machine.measure_limits(served)
+    saved = machine.saved_limits(served)
     assert saved is not None
     assert (saved["read_bytes_per_s"], saved["threads"]) == (20e9, calls[0])
-    # Of another machine, or another number of threads, they say nothing.
-    report = json.loads((tmp_path / "machine.json").read_text())
-    report["machine"]["processor"] = "another one"
-    (tmp_path / "machine.json").write_text(json.dumps(report))
-    assert machine.saved_limits(served, tmp_path) is None
+    profile = Profile.load()
+    assert set(profile.sections) == {"other", "probe"}
+    # Of another machine, or another number of threads, they say nothing; neither do old or damaged ones.
+    Profile({**profile.machine, "processor": "another one"}, profile.sections).save()
+    assert machine.saved_limits(served) is None
+    probed = profile.sections["probe"]
+    for wrong in (
+        replace(probed, data={**probed.data, "threads": 99}),
+        replace(probed, date="2020-01-01T00:00:00+00:00"),
+        replace(probed, data={}),
+    ):
+        profile.with_section("probe", wrong).save()
+        assert machine.saved_limits(served) is None
+    (tmp_path / "profile.json").write_text("{")
+    assert machine.saved_limits(served) is None
+    served.engine.close()
+
+
+def test_the_machines_profile_gives_the_limits_too(tmp_path: Path) -> None:
+    served, now = make_served(), datetime.now(UTC)
+    count = machine.threads(served)
+    peaks = [
+        {"unit": unit, "class": "register", "threads": count, "median": value, "kind": unit.upper()}
+        for unit, value in (("int8", 9e11), ("bf16", 4e11), ("float32", 2e11))
+    ]
+    rates = [
+        {"pattern": "read", "threads": count, "working_set_bytes": size, "bytes_per_s": rate}
+        for size, rate in ((1 << 14, 3e11), (1 << 28, 3e10))
+    ]
+    measured = now.isoformat()
+    profile = Profile({}, {"peak": Section({"rows": peaks}, measured)})
+    path = profile.save(tmp_path / "p.json")
+    assert machine.saved_limits(served, path) is None  # half of it is missing
+    profile = profile.with_section("bandwidth", Section({"rows": rates}, measured))
+    profile.save(path)
+    found = machine.saved_limits(served, path)
+    assert found == {
+        "threads": count, "read_bytes_per_s": 3e10, "best_read_bytes_per_s": 3e10, "int8_ops_per_s": 9e11,
+        "int8_kind": "INT8", "float_ops_per_s": 4e11, "float_kind": "BF16", "date": measured,
+    }  # fmt: skip
+    # What the page itself measured counts when it is newer, and not when it is older.
+    for minutes, rate in ((-1, 3e10), (1, 2e10)):
+        probe_date = (now + timedelta(minutes=minutes)).isoformat()
+        probed = Section({"threads": count, "read_bytes_per_s": 2e10}, probe_date)
+        profile.with_section("probe", probed).save(path)
+        assert machine.saved_limits(served, path)["read_bytes_per_s"] == rate  # type: ignore[index]
+    loud = Section({"rows": rates}, measured, others=0.9)
+    profile.with_section("bandwidth", loud).save(path)
+    assert machine.saved_limits(served, path) is None
     served.engine.close()
 
 

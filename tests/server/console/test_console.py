@@ -376,14 +376,14 @@ def test_an_empty_list_says_what_to_do(visit: Any, start: Any) -> None:
 def test_the_machine_is_measured_when_asked(
     visit: Any, start: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("TRIMTAB_CACHE", str(tmp_path))
+    monkeypatch.setenv("TRIMTAB_PROFILE", str(tmp_path / "profile.json"))
     page = visit(start().url).open("machine")
     expect(page.locator(".budget-bar")).to_be_visible()
     expect(page.locator(".facts")).to_contain_text("Processor")
     page.get_by_role("button", name="Measure this machine").click()
     expect(page.locator(".roofline .roof-int8").first).to_be_visible()
     expect(page.get_by_role("button", name="Measure again")).to_be_visible()
-    assert (tmp_path / "machine.json").is_file()
+    assert (tmp_path / "profile.json").is_file()
 
 
 # --- everywhere -------------------------------------------------------------------------------------------

@@ -1,7 +1,7 @@
 """What the machine page shows: the processor, how memory is divided, what a step reads and computes.
 
 The work of a step is arithmetic over the model's shape; what the machine could do at most is measured, once,
-when somebody asks and nothing runs, and kept in the user's cache. Knows no routes.
+when somebody asks and nothing runs, and kept in the machine's profile. Knows no routes.
 """
 
 from __future__ import annotations
@@ -9,15 +9,18 @@ from __future__ import annotations
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
-from trimtab.errors import BadFile, Busy
+from trimtab.errors import BadFile, Busy, NotMeasured
 
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from trimtab.machine.profile import Profile
     from trimtab.models.config import ModelConfig
     from trimtab.server.served import Served
 
-REPORT = "machine"
+SECTION = "probe"
+"""Where in the machine's profile this page keeps what it measures."""
+MAX_AGE_S = 30 * 86_400.0
 _MARGIN_BYTES = 16 << 20  # what a measurement may take beside its buffer
 
 
@@ -93,23 +96,63 @@ def threads(served: Served) -> int:
     return getattr(served.engine.runner, "threads", 0) or default_threads()
 
 
-def saved_limits(served: Served, folder: Path | None = None) -> dict[str, Any] | None:
-    """Limits measured earlier on this processor with as many threads; None when there are none."""
-    from trimtab.formats.cache import cache_dir
-    from trimtab.machine.probe import describe
-    from trimtab.machine.report import Report
+def saved_limits(served: Served, path: Path | None = None) -> dict[str, Any] | None:
+    """Limits out of this machine's profile, for as many threads; None when there are none that hold.
 
-    path = (folder or cache_dir()) / f"{REPORT}.json"
+    The newer of what this page measured and of what `trimtab measure` did.
+
+    Parameters
+    ----------
+    path : the profile's file; default the user's
+    """
+    from trimtab.machine.profile import Profile
+
     try:
-        report = Report.load(path)
-    except BadFile:
+        profile = Profile.load(path)
+    except (BadFile, NotMeasured):
         return None
-    here = describe()
-    same = report.machine.get("processor") == here.processor and report.machine.get("usable") == here.usable
-    limits = dict(report.result)
-    if not same or limits.get("threads") != threads(served):
+    found = [
+        limits
+        for limits in (_probed(profile, threads(served)), _profiled(profile, threads(served)))
+        if limits
+    ]
+    return max(found, key=lambda limits: str(limits["date"]), default=None)
+
+
+def _probed(profile: Profile, count: int) -> dict[str, Any] | None:
+    """What this page measured. Somebody asked for it and saw the moment, so a noisy one is shown too."""
+    section = profile.sections.get(SECTION)
+    if (
+        section is None
+        or section.problem(MAX_AGE_S, allow_noisy=True)
+        or section.data.get("threads") != count
+    ):
         return None
-    return {**limits, "date": report.date}
+    return {**section.data, "date": section.date}
+
+
+def _profiled(profile: Profile, count: int) -> dict[str, Any] | None:
+    """The same figures out of the sections that `trimtab measure` writes."""
+    from trimtab.machine.roofline import REGISTER, Ceilings
+
+    try:
+        ceilings = Ceilings.of(profile, count, max_age_s=MAX_AGE_S)
+        rates = ceilings.rates["read"]
+        rows = [row for row in profile.sections["peak"].data["rows"] if row["class"] == REGISTER]
+        tops = {row["unit"]: row for row in rows if row["threads"] == count}
+        wide = tops.get("bf16") or tops["float32"]
+        return {
+            "threads": count,
+            "read_bytes_per_s": rates[-1][1],  # of the largest working set: from memory
+            "best_read_bytes_per_s": rates[-1][1],
+            "int8_ops_per_s": tops["int8"]["median"],
+            "int8_kind": tops["int8"]["kind"],
+            "float_ops_per_s": wide["median"],
+            "float_kind": wide["kind"],
+            "date": min(profile.sections[name].date for name in ("peak", "bandwidth")),
+        }
+    except (NotMeasured, LookupError, TypeError):
+        return None
 
 
 def hindrance(served: Served) -> str:
@@ -133,35 +176,26 @@ def hindrance(served: Served) -> str:
     return ""
 
 
-def measure_limits(served: Served, folder: Path | None = None, seconds: float = 0.3) -> dict[str, Any]:
-    """Measure the machine's limits, about a second, and keep them in the user's cache.
+def measure_limits(served: Served, path: Path | None = None, seconds: float = 0.3) -> dict[str, Any]:
+    """Measure the machine's limits, about a second, and keep them in the machine's profile.
 
     Raises
     ------
     Busy : something runs, or there is no memory for it
     """
-    from trimtab.formats.cache import cache_dir
-    from trimtab.machine.probe import describe, measure
-    from trimtab.machine.report import Report, command_line, versions
+    from trimtab.machine.probe import measure
+    from trimtab.machine.profile import update, watched
 
     if reason := hindrance(served):
         raise Busy(f"the machine cannot be measured now: {reason}")
     steps = served.engine.stats()["steps"]
-    limits = measure(threads(served), seconds).as_dict()
+    with watched() as watch:
+        limits = measure(threads(served), seconds).as_dict()
     if served.engine.stats()["steps"] != steps:
         raise Busy("a request came in between and has spoilt the measurement", "try again")
-    report = Report(
-        name=REPORT,
-        claim="the most this machine can read and compute",
-        machine=asdict(describe()),
-        versions=versions(),
-        command=command_line(),
-        seeds=(),
-        samples={},
-        result=limits,
-    )
-    report.save(folder or cache_dir())
-    return {**limits, "date": report.date}
+    section = watch.section(limits)
+    update(SECTION, section, path)
+    return {**limits, "date": section.date}
 
 
 def _shape(config: Any) -> dict[str, Any]:
