@@ -7,5 +7,6 @@ void bind_gguf_strings(nanobind::module_& m);
 void bind_sampler(nanobind::module_& m);
 void bind_probe(nanobind::module_& m);
 void bind_exec(nanobind::module_& m);
+void bind_stream(nanobind::module_& m);
 void bind_core(nanobind::module_& m);
 void bind_disk(nanobind::module_& m);

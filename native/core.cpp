@@ -188,7 +188,7 @@ void bind_core(nb::module_& m) {
     const Form packed = parse_form(form, f.group, f.zero_point());
     const int rows = int(x.shape(0));
     const int64_t block_bytes = packed.block_bytes(matrix.inputs(), block_rows);
-    Memory scratch(block_bytes * ((rows + block_rows - 1) / block_rows) + 64, false);
+    exec::Memory scratch(block_bytes * ((rows + block_rows - 1) / block_rows) + 64, false);
     for (int i = 0; i < rows; ++i)
       kernels.pack_row(x.data() + int64_t(i) * matrix.inputs(), matrix.inputs(), packed, i, block_rows, scratch.data());
     Epilogue end;

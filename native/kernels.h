@@ -1,8 +1,14 @@
 // The table of kernels that every instruction set fills in. The program calls through it and knows no lanes.
 #pragma once
+#include "exec/any.h"
 #include "layout.h"
 
 namespace trimtab {
+
+// See stream/pass.h.
+enum class Pattern : int;
+enum class Number : int;
+struct StreamArrays;
 
 // What becomes of a multiply's results.
 struct Epilogue {
@@ -75,6 +81,9 @@ struct Kernels {
   void (*add_row)(float* out, const float* a, const float* b, int64_t width);
   void (*unpack_row)(Format, const uint8_t* tile, int lane, int64_t inputs, float* out);
   void (*softcap_row)(float* x, int64_t width, float cap);
+  // One pass of STREAM; the sum where the pattern is one. See isa/stream.h for the names of the stores.
+  double (*stream_pass)(Pattern, Number, const StreamArrays&, exec::AnyExecutor, bool streaming);
+  const char* const* stores;
 };
 
 const Kernels* portable_kernels();

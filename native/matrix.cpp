@@ -6,6 +6,9 @@
 #include <stdexcept>
 #include <vector>
 
+#include "exec/allocator.h"
+#include "exec/rows.h"
+
 namespace trimtab {
 namespace {
 
@@ -179,6 +182,11 @@ float Matrix::pack_floats(uint8_t* tile, int lane, const float* row) const {
   return sum;
 }
 
+void Matrix::place(Pool& pool) {
+  if (!placed_) exec::place(pool, memory_);
+  placed_ = true;
+}
+
 void Matrix::fill(Pool& pool, int64_t row0, int half, GgmlType type, const uint8_t* data, const int64_t* order,
                   int64_t start, int64_t count) {
   if (row0 < 0 || count > rows_ || row0 > rows_ - count || half < 0 || half > (gated_ ? 1 : 0))
@@ -188,21 +196,21 @@ void Matrix::fill(Pool& pool, int64_t row0, int half, GgmlType type, const uint8
                      natural.bits <= format_.bits && natural.group >= format_.group &&
                      natural.minima <= format_.minima;
   const int64_t bytes = row_bytes(type, inputs_);
-  pool.run([&](int thread) {
-    std::vector<float> floats(exact ? 0 : inputs_);
-    pool.share(thread, count, 64, [&](int64_t begin, int64_t end) {
-      for (int64_t i = begin; i < end; ++i) {
-        const uint8_t* source = data + (start + (order ? order[i] : i)) * bytes;
-        uint8_t* tile = memory_.data() + tile_of(row0 + i, half) * stride_;
-        const int lane = int((row0 + i) % kTileRows);
-        if (exact) {
-          pack_groups(tile, lane, type, source);
-        } else {
-          dequantize(type, source, inputs_, floats.data());
-          pack_floats(tile, lane, floats.data());
-        }
+  place(pool);
+  std::vector<std::vector<float>> floats(exact ? 0 : pool.parts());
+  exec::for_rows(pool, count, stride_ / kTileRows, kTileRows, [&](int part, int64_t begin, int64_t end) {
+    float* const row = exact ? nullptr : (floats[part].resize(inputs_), floats[part].data());
+    for (int64_t i = begin; i < end; ++i) {
+      const uint8_t* source = data + (start + (order ? order[i] : i)) * bytes;
+      uint8_t* tile = memory_.data() + tile_of(row0 + i, half) * stride_;
+      const int lane = int((row0 + i) % kTileRows);
+      if (exact) {
+        pack_groups(tile, lane, type, source);
+      } else {
+        dequantize(type, source, inputs_, row);
+        pack_floats(tile, lane, row);
       }
-    });
+    }
   });
 }
 

@@ -3,9 +3,9 @@
 #include <string>
 
 #include "ggml.h"
+#include "exec/memory.h"
 #include "exec/pool.h"
 #include "kernels.h"
-#include "memory.h"
 
 namespace trimtab {
 
@@ -25,8 +25,12 @@ class Matrix {
   void fill(Pool&, int64_t row0, int half, GgmlType, const uint8_t* data, const int64_t* order, int64_t start,
             int64_t count);
 
+  // Puts fresh memory beside the threads that will multiply with it; `fill` does so by itself. What is there stays.
+  void place(Pool&);
+
   // One row from floats; rows of a tile must not be put by two threads at once. Of a grouped format, the sum of the
   // squares of what rounding lost.
+  // Call `place` first.
   float put(int64_t row, const float* values) {
     return pack_floats(memory_.data() + tile_of(row, 0) * stride_, int(row % kTileRows), values);
   }
@@ -54,8 +58,8 @@ class Matrix {
 
   Format format_;
   int64_t rows_, inputs_, tiles_, stride_;
-  bool gated_;
-  Memory memory_;
+  bool gated_, placed_ = false;
+  exec::Memory memory_;
 };
 
 }  // namespace trimtab

@@ -10,10 +10,10 @@
 #include <variant>
 #include <vector>
 
+#include "exec/memory.h"
 #include "exec/pool.h"
 #include "kernels.h"
 #include "matrix.h"
-#include "memory.h"
 #include "sampler.h"
 #include "sketch.h"
 
@@ -86,9 +86,9 @@ class Program {
   int64_t num_pages() const { return num_pages_; }
   int64_t vocab() const { return vocab_; }
   int64_t width() const;  // of a hidden state
-  const Memory& pages() const { return kv_memory_; }
+  const exec::Memory& pages() const { return kv_memory_; }
   int64_t page_bytes() const { return kv_.page_bytes(); }
-  const Memory& scratch() const { return scratch_; }
+  const exec::Memory& scratch() const { return scratch_; }
 
  private:
   void check(const Step&) const;
@@ -117,8 +117,8 @@ class Program {
   const int64_t num_pages_;
   const int max_rows_, max_wanted_;
   const int64_t vocab_;
-  Memory kv_memory_, scratch_;
-  std::vector<Memory> sampler_scratch_, row_scratch_;  // one a thread
+  exec::Memory kv_memory_, scratch_;
+  std::vector<exec::Memory> sampler_scratch_, row_scratch_;  // one a thread
   std::vector<Op> ops_;
   std::vector<double> seconds_;
 

@@ -4,6 +4,8 @@
 #include <cmath>
 #include <limits>
 
+#include "exec/rows.h"
+
 namespace trimtab {
 namespace {
 
@@ -20,14 +22,14 @@ constexpr float kDeviations = 6;
 Sketch::Sketch(Pool& pool, const Kernels& kernels, const Matrix& exact)
     : matrix_(kCopy, exact.rows(), exact.inputs(), false),
       errors_(round_up(exact.rows(), kTileRows), std::numeric_limits<float>::infinity()) {
-  pool.run([&](int thread) {
-    std::vector<float> row(exact.inputs());
-    pool.share(thread, exact.rows(), 64, [&](int64_t begin, int64_t end) {
-      for (int64_t r = begin; r < end; ++r) {
-        exact.unpack(kernels, r, row.data());
-        errors_[r] = std::sqrt(matrix_.put(r, row.data()) / float(row.size()));
-      }
-    });
+  matrix_.place(pool);
+  std::vector<std::vector<float>> rows(pool.parts(), std::vector<float>(exact.inputs()));
+  exec::for_rows(pool, exact.rows(), matrix_.stride() / kTileRows, kTileRows, [&](int part, int64_t begin, int64_t end) {
+    std::vector<float>& row = rows[part];
+    for (int64_t r = begin; r < end; ++r) {
+      exact.unpack(kernels, r, row.data());
+      errors_[r] = std::sqrt(matrix_.put(r, row.data()) / float(row.size()));
+    }
   });
 }
 

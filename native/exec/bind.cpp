@@ -1,5 +1,7 @@
 // Python's view of the executors.
 #include <nanobind/nanobind.h>
+#include <nanobind/stl/pair.h>
+#include <nanobind/stl/string.h>
 #include <nanobind/stl/vector.h>
 
 #include <atomic>
@@ -7,6 +9,7 @@
 #include "bindings.h"
 #include "exec/crowding.h"
 #include "exec/pool.h"
+#include "exec/target.h"
 
 namespace nb = nanobind;
 using namespace trimtab;
@@ -32,4 +35,11 @@ void bind_exec(nb::module_& m) {
           if (x.load() != repeats) return false;
         return true;
       }, nb::arg("units"), nb::arg("grain"), nb::arg("repeats"));
+
+  m.def("parse_cpus", &exec::parse_cpus, nb::arg("text"), "Processors of a list such as `0-3,8`.");
+  m.def("host_targets", [](const std::string& root) {
+    std::vector<std::pair<int, std::vector<int>>> found;
+    for (const exec::Target& target : exec::host_targets(root)) found.emplace_back(target.node, target.cpus);
+    return found;
+  }, nb::arg("root") = "/sys", "(number, processors this process may use) of every NUMA domain.");
 }

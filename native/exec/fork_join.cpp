@@ -2,13 +2,11 @@
 
 #include <chrono>
 #include <stdexcept>
-#if defined(__linux__)
-#include <pthread.h>
-#include <sched.h>
-#endif
 #if defined(__x86_64__)
 #include <immintrin.h>
 #endif
+
+#include "exec/target.h"
 
 namespace trimtab::exec {
 namespace {
@@ -24,19 +22,6 @@ void relax() {
   _mm_pause();
 #elif defined(__aarch64__)
   asm volatile("yield");
-#endif
-}
-
-bool pin(int cpu) {
-#if defined(__linux__)
-  if (cpu < 0 || cpu >= CPU_SETSIZE) return false;
-  cpu_set_t set;
-  CPU_ZERO(&set);
-  CPU_SET(cpu, &set);
-  return pthread_setaffinity_np(pthread_self(), sizeof set, &set) == 0;
-#else
-  (void)cpu;
-  return false;
 #endif
 }
 
@@ -73,7 +58,7 @@ void ForkJoin::wake(std::atomic<uint32_t>& word, std::atomic<int>& sleepers) {
 }
 
 void ForkJoin::work(int thread) {
-  if (!cpus_.empty() && pin(cpus_[thread])) pinned_.fetch_add(1, std::memory_order_relaxed);
+  if (!cpus_.empty() && pin_thread(cpus_[thread])) pinned_.fetch_add(1, std::memory_order_relaxed);
   uint32_t seen = 0;
   for (;;) {
     wait_while(start_, seen, start_sleepers_, kStartSpins);

@@ -4,6 +4,7 @@
 #include "isa/formats.h"
 #include "isa/pack.h"
 #include "isa/rows.h"
+#include "isa/stream.h"
 
 namespace trimtab {
 namespace TRIMTAB_ISA {
@@ -18,7 +19,8 @@ static void multiply(const Multiply& m, int64_t begin, int64_t end) {
 #define TRIMTAB_TEXT_OF(x) #x
 #define TRIMTAB_TEXT(x) TRIMTAB_TEXT_OF(x)
 static const Kernels table = {TRIMTAB_TEXT(TRIMTAB_ISA), kMaxRows, kManyRows, multiply,   pack_row,   norm_row,
-                              rope_store,                attend,   add_row,   unpack_row, softcap_row};
+                              rope_store,                attend,   add_row,   unpack_row, softcap_row,
+                              stream_pass,               kStores};
 
 }  // namespace TRIMTAB_ISA
 

@@ -6,14 +6,17 @@
 #include <new>
 #include <utility>
 
-namespace trimtab {
+namespace trimtab::exec {
+
+// What a page takes for the question whose thread touches it first.
+constexpr int64_t kPageBytes = 4096;
 
 class Memory {
  public:
   Memory() = default;
   // `huge` asks for huge pages: for weights, which are read whole every step. Elsewhere they would make memory
   // resident that nobody uses: scratch for larger batches, KV pages of no sequence.
-  Memory(int64_t bytes, bool huge) : bytes_(bytes > 0 ? (bytes + 4095) / 4096 * 4096 : 0) {
+  Memory(int64_t bytes, bool huge) : bytes_(bytes > 0 ? (bytes + kPageBytes - 1) / kPageBytes * kPageBytes : 0) {
     if (!bytes_) return;
     void* p = mmap(nullptr, bytes_, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
     if (p == MAP_FAILED) throw std::bad_alloc();
@@ -38,4 +41,4 @@ class Memory {
   int64_t bytes_ = 0;
 };
 
-}  // namespace trimtab
+}  // namespace trimtab::exec

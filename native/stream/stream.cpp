@@ -1,0 +1,238 @@
+#include "stream/stream.h"
+
+#include <chrono>
+#include <cmath>
+#include <optional>
+#include <stdexcept>
+
+namespace trimtab {
+namespace {
+
+using exec::Bf16;
+using Clock = std::chrono::steady_clock;
+
+double since(Clock::time_point start) { return std::chrono::duration<double>(Clock::now() - start).count(); }
+
+// The processor of each thread: a target's own first, so that few threads lie together.
+std::vector<int> cpus_for(int threads) {
+  std::vector<int> cpus;
+  for (const exec::Target& target : exec::host_targets()) cpus.insert(cpus.end(), target.cpus.begin(), target.cpus.end());
+  if (threads > int(cpus.size())) return {};
+  cpus.resize(threads);
+  return cpus;
+}
+
+// What a single number of each array becomes. Results are rounded as the arrays' type rounds, so the arrays must be
+// equal to it and not only near.
+template <class T>
+struct Replay {
+  T a, b, c;
+  double sum = 0;
+
+  void pass(Pattern pattern, int64_t n) {
+    using exec::widen;
+    using S = decltype(widen(T{}));
+    const S s = S(kScalar);
+    switch (pattern) {
+      case Pattern::copy: c = a; break;
+      case Pattern::scale: b = exec::narrow<T>(widen(c) * s); break;
+      case Pattern::add: c = exec::narrow<T>(widen(a) + widen(b)); break;
+      case Pattern::triad: a = exec::narrow<T>(widen(b) + widen(c) * s); break;
+      case Pattern::sum: sum = double(n) * double(widen(a)); break;
+      case Pattern::fill: c = exec::narrow<T>(S(kFilled)); break;
+    }
+  }
+};
+
+constexpr const char* kNames[] = {"copy", "scale", "add", "triad", "sum", "fill"};
+
+template <class T>
+constexpr double kTolerance = sizeof(T) == 8 ? 1e-13 : 1e-6;  // STREAM's, of the mean relative error
+template <class T>
+constexpr double kSumTolerance = sizeof(T) == 8 ? 1e-11 : 1e-5;  // 128 additions of a float, thousands of a double
+
+}  // namespace
+
+// ---- where -------------------------------------------------------------------------------------------------------
+
+StreamPlace::StreamPlace(const std::string& executor, int threads, bool pin, std::vector<exec::Target> targets) {
+  const bool forked = executor == "parallel" || executor == "fork-join";
+  if (!forked && executor != "serial" && executor != "block")
+    throw std::invalid_argument("no executor `" + executor + "`; known: serial, parallel, fork-join, block");
+  if (threads < 1 || threads > 1024) throw std::invalid_argument("threads must lie between 1 and 1024");
+  if (executor == "serial" && threads != 1) throw std::invalid_argument("the serial executor has one thread");
+  std::vector<int> cpus = pin ? cpus_for(threads) : std::vector<int>();
+  if (executor == "block") {
+    if (targets.empty()) targets = exec::host_targets();
+    caller_cpu_ = pin ? targets[0].cpus.at(0) : -1;
+    block_ = std::make_unique<exec::Block>(std::move(targets), threads, pin);
+    loops_ = std::make_unique<exec::AnyExecutor>(*block_);
+  } else if (forked) {
+    caller_cpu_ = cpus.empty() ? -1 : cpus[0];
+    fork_join_ = std::make_unique<exec::ForkJoin>(threads, cpus);
+    loops_ = std::make_unique<exec::AnyExecutor>(*fork_join_);
+  } else {
+    caller_cpu_ = cpus.empty() ? -1 : cpus[0];
+    loops_ = std::make_unique<exec::AnyExecutor>(serial_);
+  }
+  touch_ = executor == "parallel" ? std::make_unique<exec::AnyExecutor>(serial_)
+                                  : std::make_unique<exec::AnyExecutor>(*loops_);
+}
+
+int StreamPlace::pinned() const { return fork_join_ ? fork_join_->pinned() : block_ ? block_->pinned() : 0; }
+
+// ---- trials ------------------------------------------------------------------------------------------------------
+
+// One type's arrays behind what all types have in common.
+struct StreamData {
+  virtual ~StreamData() = default;
+  virtual StreamArrays start() = 0;                  // set to their first values, and where they are
+  virtual void pass(Pattern) = 0;                    // what the replay of a pass is
+  virtual void check(double sum) = 0;
+};
+
+namespace {
+
+template <class T>
+struct Typed final : StreamData {
+  Typed(StreamPlace& place, int64_t n, const std::vector<Pattern>& patterns, bool huge)
+      : place(place), n(n), allocator(place.first_touch(), huge) {
+    bool uses[3] = {};
+    for (const Pattern p : patterns) {
+      copies = copies || p == Pattern::copy;
+      uses[0] |= p == Pattern::copy || p == Pattern::add || p == Pattern::triad || p == Pattern::sum;
+      uses[1] |= p == Pattern::scale || p == Pattern::add || p == Pattern::triad;
+      uses[2] |= p != Pattern::sum;
+    }
+    for (int i = 0; i < 3; ++i)
+      if (uses[i]) arrays[i].emplace(allocator, n, exec::narrow<T>(0));
+  }
+
+  StreamArrays start() override {
+    using S = decltype(exec::widen(T{}));
+    // STREAM's values; without a copy before them, c would be zero for a pass that reads it, and nothing checked.
+    replay = {exec::narrow<T>(S(1)), exec::narrow<T>(S(2)), exec::narrow<T>(S(copies ? 0 : 4))};
+    const T values[] = {replay.a, replay.b, replay.c};
+    exec::AnyExecutor on = place.loops();
+    for (int i = 0; i < 3; ++i)
+      if (arrays[i]) exec::fill(on, arrays[i]->data(), n, values[i]);
+    auto at = [&](int i) -> void* { return arrays[i] ? arrays[i]->data() : nullptr; };
+    return {at(0), at(1), at(2), n};
+  }
+
+  void pass(Pattern pattern) override { replay.pass(pattern, n); }
+
+  void check(double sum) override {
+    const T expected[] = {replay.a, replay.b, replay.c};
+    exec::AnyExecutor on = place.loops();
+    for (int i = 0; i < 3; ++i) {
+      if (!arrays[i]) continue;
+      const double wanted = double(exec::widen(expected[i]));
+      const exec::Partials errors(on.parts());
+      const T* const from = arrays[i]->data();
+      exec::by_lines<T>(on, n, [&](int part, int64_t begin, int64_t end) {
+        for (int64_t k = begin; k < end; ++k) errors.of[part].value += std::fabs(double(exec::widen(from[k])) - wanted);
+      });
+      double error = 0;
+      for (int part = 0; part < on.parts(); ++part) error += errors.of[part].value;
+      if (!(error / double(n) <= kTolerance<T> * std::fabs(wanted)))
+        throw std::runtime_error(std::string("STREAM: array ") + "abc"[i] + " is off by " + std::to_string(error / double(n)) +
+                                 " on average where " + std::to_string(wanted) + " was expected");
+    }
+    if (!(std::fabs(sum - replay.sum) <= kSumTolerance<T> * std::fabs(replay.sum)))
+      throw std::runtime_error("STREAM: the sum is " + std::to_string(sum) + " and not " + std::to_string(replay.sum));
+  }
+
+  StreamPlace& place;
+  const int64_t n;
+  exec::Allocator<T> allocator;
+  std::optional<exec::Array<T>> arrays[3];
+  Replay<T> replay{};
+  bool copies = false;
+};
+
+// Runs `work` with the caller tied to its processor where the place wants that; whether it was.
+template <class Work>
+int with_caller(const StreamPlace& place, const Work& work) {
+  std::optional<exec::PinnedHere> pin;
+  if (place.pins()) pin.emplace(place.caller_cpu());
+  work();
+  return pin && pin->pinned() ? 1 : 0;
+}
+
+}  // namespace
+
+Stream::Stream(StreamPlace& place, const Kernels& kernels, Number number, int64_t n, std::vector<Pattern> patterns,
+               bool huge)
+    : place_(place), kernels_(kernels), number_(number), n_(n), patterns_(std::move(patterns)) {
+  if (n < 1 || n > int64_t(1) << 36) throw std::invalid_argument("numbers of an array must lie between 1 and 2^36");
+  if (patterns_.empty()) throw std::invalid_argument("no pattern to run");
+  with_caller(place, [&] {
+    if (number == Number::f64) arrays_ = std::make_unique<Typed<double>>(place, n, patterns_, huge);
+    else if (number == Number::f32) arrays_ = std::make_unique<Typed<float>>(place, n, patterns_, huge);
+    else arrays_ = std::make_unique<Typed<Bf16>>(place, n, patterns_, huge);
+  });
+}
+
+Stream::~Stream() = default;
+
+StreamTimes Stream::trial(int rounds, int64_t repeats, bool streaming) {
+  // Values grow fifteenfold a round; a float holds 32 of them.
+  if (rounds < 1 || rounds > 30) throw std::invalid_argument("rounds must lie between 1 and 30");
+  if (repeats < 1) throw std::invalid_argument("repeats must be at least 1");
+  StreamTimes times{std::vector<std::vector<double>>(patterns_.size())};
+  pinned_caller_ = with_caller(place_, [&] {
+    const StreamArrays arrays = arrays_->start();
+    exec::AnyExecutor once = place_.loops();
+    exec::Repeated often(once, repeats);
+    const exec::AnyExecutor on = repeats == 1 ? once : exec::AnyExecutor(often);
+    double sum = 0;
+    for (int round = 0; round < rounds; ++round)
+      for (size_t i = 0; i < patterns_.size(); ++i) {
+        const auto begin = Clock::now();
+        const double found = kernels_.stream_pass(patterns_[i], number_, arrays, on, streaming);
+        times.seconds[i].push_back(since(begin));
+        if (patterns_[i] == Pattern::sum) sum = found / double(repeats);
+        arrays_->pass(patterns_[i]);
+      }
+    arrays_->check(sum);
+  });
+  return times;
+}
+
+std::vector<double> region_seconds(StreamPlace& place, int regions, int batches) {
+  if (regions < 1 || batches < 1) throw std::invalid_argument("regions and batches must be at least 1");
+  std::vector<double> seconds;
+  with_caller(place, [&] {
+    const exec::AnyExecutor on = place.loops();
+    for (int batch = 0; batch < batches; ++batch) {
+      const auto begin = Clock::now();
+      for (int i = 0; i < regions; ++i) on.bulk([](int, int64_t, int64_t) { asm volatile("" ::: "memory"); }, on.parts());
+      seconds.push_back(since(begin));
+    }
+  });
+  return seconds;
+}
+
+Ownership ownership(StreamPlace& place, int64_t bytes) {
+  if (bytes < 1 || bytes > int64_t(1) << 32) throw std::invalid_argument("bytes must lie between 1 and 2^32");
+  const int64_t pages = (bytes + exec::kPageBytes - 1) / exec::kPageBytes;
+  auto target_of = [&](const exec::AnyExecutor& on, int part) {
+    return on.parts() == 1 || !place.block() ? 0 : place.block()->target_of(part);
+  };
+  // The byte in the middle of a page stands for it: pieces are cut at cache lines, and a page may be two targets'.
+  auto owners = [&](exec::AnyExecutor on) {
+    std::vector<int> found(pages, -1);
+    exec::by_lines<uint8_t>(on, pages * exec::kPageBytes, [&](int part, int64_t begin, int64_t end) {
+      for (int64_t page = (begin + exec::kPageBytes / 2 - 1) / exec::kPageBytes; page < pages; ++page) {
+        const int64_t middle = page * exec::kPageBytes + exec::kPageBytes / 2;
+        if (middle >= end) break;
+        if (middle >= begin) found[page] = target_of(on, part);
+      }
+    });
+    return found;
+  };
+  return {owners(place.first_touch()), owners(place.loops())};
+}
+
+}  // namespace trimtab
