@@ -56,30 +56,34 @@ constexpr double kSumTolerance = sizeof(T) == 8 ? 1e-11 : 1e-5;  // 128 addition
 // ---- where -------------------------------------------------------------------------------------------------------
 
 StreamPlace::StreamPlace(const std::string& executor, int threads, bool pin, std::vector<exec::Target> targets) {
-  const bool forked = executor == "parallel" || executor == "fork-join";
-  if (!forked && executor != "serial" && executor != "block")
+  if (executor != "serial" && executor != "parallel" && executor != "fork-join" && executor != "block")
     throw std::invalid_argument("no executor `" + executor + "`; known: serial, parallel, fork-join, block");
   if (threads < 1 || threads > 1024) throw std::invalid_argument("threads must lie between 1 and 1024");
   if (executor == "serial" && threads != 1) throw std::invalid_argument("the serial executor has one thread");
-  std::vector<int> cpus = pin ? cpus_for(threads) : std::vector<int>();
-  if (executor == "block") {
-    if (targets.empty()) targets = exec::host_targets();
-    caller_cpu_ = pin ? targets[0].cpus.at(0) : -1;
-    block_ = std::make_unique<exec::Block>(std::move(targets), threads, pin);
-    loops_ = std::make_unique<exec::AnyExecutor>(*block_);
-  } else if (forked) {
+  if (executor == "serial") {
+    const std::vector<int> cpus = pin ? cpus_for(1) : std::vector<int>();
+    caller_cpu_ = cpus.empty() ? -1 : cpus[0];
+    loops_ = std::make_unique<exec::AnyExecutor>(serial_);
+  } else if (executor == "fork-join" || (executor == "parallel" && targets.empty())) {
+    const std::vector<int> cpus = pin ? cpus_for(threads) : std::vector<int>();
     caller_cpu_ = cpus.empty() ? -1 : cpus[0];
     fork_join_ = std::make_unique<exec::ForkJoin>(threads, cpus);
     loops_ = std::make_unique<exec::AnyExecutor>(*fork_join_);
   } else {
-    caller_cpu_ = cpus.empty() ? -1 : cpus[0];
-    loops_ = std::make_unique<exec::AnyExecutor>(serial_);
+    if (targets.empty()) targets = exec::host_targets();
+    const int first = targets[0].cpus.empty() ? -1 : targets[0].cpus[0];
+    block_ = std::make_unique<exec::Block>(std::move(targets), threads, pin);
+    caller_cpu_ = pin ? first : -1;
+    loops_ = std::make_unique<exec::AnyExecutor>(*block_);
   }
   touch_ = executor == "parallel" ? std::make_unique<exec::AnyExecutor>(serial_)
                                   : std::make_unique<exec::AnyExecutor>(*loops_);
 }
 
-int StreamPlace::pinned() const { return fork_join_ ? fork_join_->pinned() : block_ ? block_->pinned() : 0; }
+bool StreamPlace::all_pinned() const {
+  const int others = fork_join_ ? fork_join_->pinned() : block_ ? block_->pinned() : 0;
+  return caller_pinned_ && others == threads() - 1;
+}
 
 // ---- trials ------------------------------------------------------------------------------------------------------
 
@@ -151,15 +155,6 @@ struct Typed final : StreamData {
   bool copies = false;
 };
 
-// Runs `work` with the caller tied to its processor where the place wants that; whether it was.
-template <class Work>
-int with_caller(const StreamPlace& place, const Work& work) {
-  std::optional<exec::PinnedHere> pin;
-  if (place.pins()) pin.emplace(place.caller_cpu());
-  work();
-  return pin && pin->pinned() ? 1 : 0;
-}
-
 }  // namespace
 
 Stream::Stream(StreamPlace& place, const Kernels& kernels, Number number, int64_t n, std::vector<Pattern> patterns,
@@ -167,7 +162,7 @@ Stream::Stream(StreamPlace& place, const Kernels& kernels, Number number, int64_
     : place_(place), kernels_(kernels), number_(number), n_(n), patterns_(std::move(patterns)) {
   if (n < 1 || n > int64_t(1) << 36) throw std::invalid_argument("numbers of an array must lie between 1 and 2^36");
   if (patterns_.empty()) throw std::invalid_argument("no pattern to run");
-  with_caller(place, [&] {
+  place.with_caller([&] {
     if (number == Number::f64) arrays_ = std::make_unique<Typed<double>>(place, n, patterns_, huge);
     else if (number == Number::f32) arrays_ = std::make_unique<Typed<float>>(place, n, patterns_, huge);
     else arrays_ = std::make_unique<Typed<Bf16>>(place, n, patterns_, huge);
@@ -181,7 +176,7 @@ StreamTimes Stream::trial(int rounds, int64_t repeats, bool streaming) {
   if (rounds < 1 || rounds > 30) throw std::invalid_argument("rounds must lie between 1 and 30");
   if (repeats < 1) throw std::invalid_argument("repeats must be at least 1");
   StreamTimes times{std::vector<std::vector<double>>(patterns_.size())};
-  pinned_caller_ = with_caller(place_, [&] {
+  place_.with_caller([&] {
     const StreamArrays arrays = arrays_->start();
     exec::AnyExecutor once = place_.loops();
     exec::Repeated often(once, repeats);
@@ -203,7 +198,7 @@ StreamTimes Stream::trial(int rounds, int64_t repeats, bool streaming) {
 std::vector<double> region_seconds(StreamPlace& place, int regions, int batches) {
   if (regions < 1 || batches < 1) throw std::invalid_argument("regions and batches must be at least 1");
   std::vector<double> seconds;
-  with_caller(place, [&] {
+  place.with_caller([&] {
     const exec::AnyExecutor on = place.loops();
     for (int batch = 0; batch < batches; ++batch) {
       const auto begin = Clock::now();

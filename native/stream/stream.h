@@ -1,6 +1,7 @@
 // STREAM over the execution layer (arXiv 2206.06302): bandwidth of memory and caches as the engine's kernels see it.
 #pragma once
 #include <memory>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -20,18 +21,25 @@ namespace trimtab {
 //   block      loops and first touch on the same block executor, one block a NUMA domain
 class StreamPlace {
  public:
-  // Throws std::invalid_argument for another name. With `targets`, they stand for this machine's own (block only).
+  // Throws std::invalid_argument for another name. `targets` stand for this machine's own, in `block`, and in
+  // `parallel`, whose loops then run on a block executor.
   StreamPlace(const std::string& executor, int threads, bool pin, std::vector<exec::Target> targets = {});
 
   exec::AnyExecutor loops() { return *loops_; }
   exec::AnyExecutor first_touch() { return *touch_; }
-  // Whether every thread, the caller's meanwhile too, may be tied to its processor.
-  bool pins() const { return caller_cpu_ >= 0; }
-  int caller_cpu() const { return caller_cpu_; }
-  int pinned() const;
+  // Runs `work` in the calling thread, which is tied to its processor meanwhile.
+  template <class Work>
+  void with_caller(const Work& work) {
+    std::optional<exec::PinnedHere> pin;
+    if (caller_cpu_ >= 0) pin.emplace(caller_cpu_);
+    caller_pinned_ = pin && pin->pinned();
+    work();
+  }
+  // Whether the system let every thread be tied to its processor, the caller in its last work.
+  bool all_pinned() const;
   int threads() const { return loops_->parts(); }
   int targets() const { return block_ ? block_->targets() : 1; }
-  const exec::Block* block() const { return block_.get(); }
+  exec::Block* block() const { return block_.get(); }
 
  private:
   exec::Serial serial_;
@@ -39,6 +47,7 @@ class StreamPlace {
   std::unique_ptr<exec::Block> block_;
   std::unique_ptr<exec::AnyExecutor> loops_, touch_;
   int caller_cpu_ = -1;
+  bool caller_pinned_ = false;
 };
 
 // Seconds of every pass of a trial, by position in the list of patterns.
@@ -57,8 +66,6 @@ class Stream {
   // Throws std::runtime_error when a result is wrong.
   StreamTimes trial(int rounds, int64_t repeats, bool streaming);
 
-  int pinned_caller() const { return pinned_caller_; }
-
  private:
   StreamPlace& place_;
   const Kernels& kernels_;
@@ -66,7 +73,6 @@ class Stream {
   const int64_t n_;
   const std::vector<Pattern> patterns_;
   std::unique_ptr<StreamData> arrays_;
-  int pinned_caller_ = 0;
 };
 
 // Seconds that each of `batches` batches of `regions` empty parallel regions took.

@@ -12,6 +12,7 @@ from trimtab.cli.lazy import LazyGroup
 COMMANDS: dict[str, str] = {
     "dissect": "where the time and the memory of a run went",
     "show": "what is known of this machine: in the terminal, as a page, as JSON",
+    "stream": "memory bandwidth by working set, and what a parallel region costs",
     "llm": "how long requests take with a model on an engine",
     "device": "conversations on a device or under its limits: run, report, fit",
 }
