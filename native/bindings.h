@@ -10,3 +10,4 @@ void bind_exec(nanobind::module_& m);
 void bind_stream(nanobind::module_& m);
 void bind_core(nanobind::module_& m);
 void bind_disk(nanobind::module_& m);
+void bind_micro(nanobind::module_& m);

@@ -15,6 +15,7 @@ COMMANDS: dict[str, str] = {
     "stream": "memory bandwidth by working set, and what a parallel region costs",
     "llm": "how long requests take with a model on an engine",
     "device": "conversations on a device or under its limits: run, report, fit",
+    "micro": "what instructions, memory levels, cores and system calls cost",
 }
 
 
