@@ -11,3 +11,4 @@ void bind_stream(nanobind::module_& m);
 void bind_core(nanobind::module_& m);
 void bind_disk(nanobind::module_& m);
 void bind_micro(nanobind::module_& m);
+void bind_timing(nanobind::module_& m);

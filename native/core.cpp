@@ -1,6 +1,7 @@
 // Python's view of matrices and programs. Arrays arrive as numpy arrays and are checked here once.
 #include <nanobind/nanobind.h>
 #include <nanobind/ndarray.h>
+#include <nanobind/operators.h>
 #include <nanobind/stl/map.h>
 #include <nanobind/stl/optional.h>
 #include <nanobind/stl/string.h>
@@ -67,6 +68,14 @@ Epilogue::Activation activation(const std::string& name) {
   throw std::invalid_argument("no activation `" + name + "`; known: silu, gelu_tanh");
 }
 
+// One for each class of row counts, or none at all.
+Blockings by_class(const std::vector<Blocking>& given) {
+  Blockings table;
+  if (!given.empty() && given.size() != table.size()) throw std::invalid_argument("blockings: one a class of row counts");
+  std::copy(given.begin(), given.end(), table.begin());
+  return table;
+}
+
 // Raw records of a structured numpy array, passed as bytes so that no dtype has to be described twice.
 template <class T>
 const T* records(const Vector<uint8_t>& bytes, int64_t count, const char* what) {
@@ -129,6 +138,20 @@ void bind_core(nb::module_& m) {
   m.def("choose_kernels", [](const std::string& name) { return choose_kernels(name.empty() ? nullptr : name.c_str()); },
         nb::arg("name") = "", nb::rv_policy::reference);
 
+  nb::class_<Blocking>(m, "Blocking")
+      .def("__init__", [](Blocking* self, int rows, int tiles, int64_t strip_bytes, int64_t grain) {
+        if (rows < 0 || rows > 255 || tiles < 0 || tiles > 4 || strip_bytes < 0 || grain < 0)
+          throw std::invalid_argument("blocking: rows 0 to 255, tiles 0 to 4, strip_bytes and grain not negative");
+        new (self) Blocking{rows, tiles, strip_bytes, grain};
+      }, nb::arg("rows") = 0, nb::arg("tiles") = 0, nb::arg("strip_bytes") = 0, nb::arg("grain") = 0)
+      .def_ro("rows", &Blocking::rows)
+      .def_ro("tiles", &Blocking::tiles)
+      .def_ro("strip_bytes", &Blocking::strip_bytes)
+      .def_ro("grain", &Blocking::grain)
+      .def(nb::self == nb::self);
+  std::vector<int> classes(std::begin(kRowClasses), std::end(kRowClasses));
+  m.attr("ROW_CLASSES") = classes;  // most rows of each; one more class has no end
+
   nb::class_<Matrix>(m, "Matrix")
       .def("__init__", [](Matrix* self, const std::string& format, int64_t rows, int64_t inputs, bool gated) {
         if (rows < 1 || inputs < 1 || rows > (int64_t(1) << 32) || inputs > (int64_t(1) << 24))
@@ -179,7 +202,7 @@ void bind_core(nb::module_& m) {
 
   m.def("format_form", [](const std::string& format) { return form_of(parse_format(format)); });
   m.def("linear", [](Pool& pool, const Kernels& kernels, const Matrix& matrix, Array<float> x, Output<float> out,
-                     const std::string& form, int block_rows, int repeats) {
+                     const std::string& form, int block_rows, int repeats, const Blocking& blocking) {
     // One multiply outside a program, for tests and for measuring kernels: those repeat it on packed activations.
     if (x.ndim() != 2 || out.ndim() != 2 || int64_t(x.shape(1)) != matrix.inputs() || x.shape(0) != out.shape(0) ||
         int64_t(out.shape(1)) != round_up(matrix.rows(), kGroup) || block_rows < 1 || block_rows > kernels.max_rows)
@@ -195,16 +218,17 @@ void bind_core(nb::module_& m) {
     end.gated = matrix.gated();
     end.out = out.data();
     end.ld = int64_t(out.shape(1));
-    const Multiply m{f, matrix.data(), matrix.stride(), matrix.tiles(), matrix.inputs(), packed, scratch.data(), block_bytes, rows, block_rows, end};
+    const Multiply m{f, matrix.data(), matrix.stride(), matrix.tiles(), matrix.inputs(), packed, scratch.data(), block_bytes, rows, block_rows, end,
+                     blocking.tiles, blocking.strip_bytes};
     const int64_t units = end.gated ? (matrix.tiles() + 3) / 4 : matrix.tiles();
     nb::gil_scoped_release release;
+    const int64_t grain = blocking.grain ? blocking.grain : std::max<int64_t>(1, units / (4 * pool.threads()));
     for (int k = 0; k < repeats; ++k)
       pool.run([&](int thread) {
-        pool.share(thread, units, std::max<int64_t>(1, units / (4 * pool.threads())),
-                   [&](int64_t a, int64_t b) { kernels.multiply(m, a, b); });
+        pool.share(thread, units, grain, [&](int64_t a, int64_t b) { kernels.multiply(m, a, b); });
       });
   }, nb::arg("pool"), nb::arg("kernels"), nb::arg("matrix"), nb::arg("x"), nb::arg("out"), nb::arg("form"), nb::arg("block_rows"),
-     nb::arg("repeats") = 1);
+     nb::arg("repeats") = 1, nb::arg("blocking") = Blocking());
 
   m.def("natural_format", [](int type) { return format_name(natural_format(static_cast<GgmlType>(type))); });
   m.def("common_format", [](const std::vector<std::string>& names) {
@@ -235,8 +259,12 @@ void bind_core(nb::module_& m) {
 
   nb::class_<Place>(m, "Place")
       .def("__init__", [](Place* self, int64_t offset, int64_t width, const std::string& kind, int group, int zero_point) {
-        new (self) Place{offset, width, parse_form(kind, group, zero_point)};
-      }, nb::arg("offset"), nb::arg("width"), nb::arg("kind") = "plain", nb::arg("group") = 32, nb::arg("zero_point") = 0);
+        new (self) Place{offset, width, parse_form(kind, group, zero_point), {}};
+      }, nb::arg("offset"), nb::arg("width"), nb::arg("kind") = "plain", nb::arg("group") = 32, nb::arg("zero_point") = 0)
+      .def("block", [](Place& self, const std::vector<Blocking>& blockings) {
+        const Blockings table = by_class(blockings);
+        for (int i = 0; i < kNumRowClasses; ++i) self.rows[i] = uint8_t(table[i].rows);
+      }, nb::arg("blockings"), "Blocks of the rows that the one multiply which reads this place was given.");
 
   nb::class_<Program>(m, "Program")
       .def("__init__", [](Program* self, Pool& pool, const Kernels& kernels, const std::string& kv, int layers, int kv_heads,
@@ -255,10 +283,11 @@ void bind_core(nb::module_& m) {
         p.record(NormOp{in, out, copy(weight), eps});
       })
       .def("pack", [](Program& p, Place in, Place out) { p.record(PackOp{in, out}); })
-      .def("multiply", [](Program& p, const Matrix& matrix, Place in, Place out, Place add, Floats bias, const std::string& act) {
-        p.record(MultiplyOp{&matrix, in, out, add, copy(bias), activation(act)});
+      .def("multiply", [](Program& p, const Matrix& matrix, Place in, Place out, Place add, Floats bias, const std::string& act,
+                          const std::vector<Blocking>& blockings) {
+        p.record(MultiplyOp{&matrix, in, out, add, copy(bias), activation(act), by_class(blockings)});
       }, nb::keep_alive<1, 2>(), nb::arg("matrix"), nb::arg("in_"), nb::arg("out"), nb::arg("add"), nb::arg("bias").none(),
-         nb::arg("activation"))
+         nb::arg("activation"), nb::arg("blockings") = std::vector<Blocking>())
       .def("rope_store", [](Program& p, Place in, Place out, Place angles, int layer, int heads, Floats q_norm, Floats k_norm,
                             float eps) {
         p.record(RopeStoreOp{in, out, angles, layer, heads, copy(q_norm), copy(k_norm), eps});

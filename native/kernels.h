@@ -21,7 +21,24 @@ struct Epilogue {
   const float* add = nullptr;   // (rows, ld) or null; may be `out` itself
   uint8_t* packed = nullptr;    // gated only: write this form instead of `out`
   Form form;
+  int packed_rows = 0;          // rows of a block of `packed`
 };
+
+// How a multiply is cut into pieces. Time depends on it, results do not. Zero: what the kernels would choose.
+struct Blocking {
+  int rows = 0;             // rows of a block of activations, at most `max_rows`
+  int tiles = 0;            // tiles computed together, so that they share each activation
+  int64_t strip_bytes = 0;  // weights that every block of rows passes over before the next strip begins
+  int64_t grain = 0;        // units that a thread takes at once
+  bool operator==(const Blocking&) const = default;
+};
+
+// Sums of a row of one tile that a multiply can keep in registers at once, where `max_rows` of any fit.
+constexpr int sums_of(Form::Kind form, int max_rows) {
+  return form == Form::token || form == Form::half ? 2 * max_rows : max_rows;
+}
+
+constexpr int64_t kStripBytes = 256 << 10;  // stays in the second-level cache
 
 struct Multiply {
   Format format;
@@ -35,6 +52,8 @@ struct Multiply {
   int rows;             // rows that count
   int block_rows;       // rows of a block, 1..max_rows
   Epilogue end;
+  int tiles_together = 0;  // see Blocking
+  int64_t strip_bytes = 0;
 };
 
 struct Attend {

@@ -18,6 +18,7 @@ NB_MODULE(_native, m) {
   bind_disk(m);
   bind_stream(m);
   bind_micro(m);
+  bind_timing(m);
   m.def("trim_heap", [] {
 #if defined(__GLIBC__)
     malloc_trim(0);

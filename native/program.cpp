@@ -16,13 +16,6 @@ const char* name_of(const Op& op) {
   return names[op.index()];
 }
 
-// Rows a block of activations holds: as few blocks as the registers allow, filled evenly.
-int even_blocks(int rows, int most) {
-  if (rows <= 0) return 1;
-  const int blocks = (rows + most - 1) / most;
-  return (rows + blocks - 1) / blocks;
-}
-
 const float* or_null(const std::vector<float>& v) { return v.empty() ? nullptr : v.data(); }
 
 }  // namespace
@@ -68,9 +61,6 @@ void Program::check(const Step& s) const {
 }
 
 void Program::plan(const Step& s) {
-  auto block_rows = [&](int rows) { return even_blocks(rows, rows > kernels_.max_rows ? kernels_.many_rows : kernels_.max_rows); };
-  block_rows_ = block_rows(s.rows);
-  wanted_block_rows_ = block_rows(s.num_wanted);
   greedy_ = !s.logits && s.num_wanted <= kSketchRows;
   for (int i = 0; greedy_ && i < s.num_wanted; ++i)
     greedy_ = !(s.sampling[i].temperature > 0) && s.sampling[i].top_logprobs < 0 && s.sampling[i].score < 0 &&
@@ -158,30 +148,32 @@ void Program::operate(const AnglesOp& op, const Step& s, int thread) {
 
 void Program::operate(const NormOp& op, const Step& s, int thread) {
   float* row = reinterpret_cast<float*>(row_scratch_[thread].data());
+  const bool plain = op.out.form.kind == Form::plain;
+  const int most = block_rows(op.out, s.rows);
   pool_.share(thread, s.rows, s.rows > 64 ? 8 : 1, [&](int64_t begin, int64_t end) {
     for (int64_t i = begin; i < end; ++i) {
       const float* in = at<float>(op.in) + i * op.in.ld();
-      const bool plain = op.out.form.kind == Form::plain;
       float* out = plain ? at<float>(op.out) + i * op.out.ld() : row;
       kernels_.norm_row(in, op.weight.data(), op.eps, op.in.width, out);
-      if (!plain) put_row(op.out, row, int(i), block_rows_);
+      if (!plain) put_row(op.out, row, int(i), most);
     }
   });
 }
 
 void Program::operate(const PackOp& op, const Step& s, int thread) {
+  const int most = block_rows(op.out, s.rows);
   pool_.share(thread, s.rows, s.rows > 64 ? 8 : 1, [&](int64_t begin, int64_t end) {
-    for (int64_t i = begin; i < end; ++i) put_row(op.out, at<float>(op.in) + i * op.in.ld(), int(i), block_rows_);
+    for (int64_t i = begin; i < end; ++i) put_row(op.out, at<float>(op.in) + i * op.in.ld(), int(i), most);
   });
 }
 
-void Program::multiply(int thread, const Matrix& w, const Place& in, int rows, int block_rows, const Epilogue& end) {
+void Program::multiply(int thread, const Matrix& w, const Place& in, int rows, const Blocking& blocking,
+                       const Epilogue& end) {
+  const int together = block_rows(in, rows);
   const Multiply m{w.format(), w.data(), w.stride(), w.tiles(), w.inputs(), in.form, at<uint8_t>(in),
-                   in.form.block_bytes(in.width, block_rows), rows, block_rows, end};
+                   in.form.block_bytes(in.width, together), rows, together, end, blocking.tiles, blocking.strip_bytes};
   const int64_t units = end.gated ? (w.tiles() + 3) / 4 : w.tiles();
-  // Coarse enough to stream when a tile is all memory time, a tile at a time when it is all arithmetic: the
-  // threads then finish within a tile of each other, and a stalled thread's share can be taken over.
-  const int64_t grain = rows >= kernels_.max_rows ? 1 : std::max<int64_t>(1, units / (8 * pool_.threads()));
+  const int64_t grain = grain_of(kernels_, blocking.grain, rows, units, pool_.threads());
   pool_.share(thread, units, grain, [&](int64_t a, int64_t b) { kernels_.multiply(m, a, b); });
 }
 
@@ -197,8 +189,9 @@ void Program::operate(const MultiplyOp& op, const Step& s, int thread) {
   } else {
     end.packed = at<uint8_t>(op.out);
     end.form = op.out.form;
+    end.packed_rows = block_rows(op.out, s.rows);
   }
-  multiply(thread, *op.matrix, op.in, s.rows, block_rows_, end);
+  multiply(thread, *op.matrix, op.in, s.rows, op.blockings[row_class(s.rows)], end);
 }
 
 void Program::operate(const RopeStoreOp& op, const Step& s, int thread) {
@@ -231,7 +224,7 @@ void Program::operate(const AttendOp& op, const Step& s, int thread) {
       int span = 0;
       while (left >= units_of(span)) left -= units_of(span++);
       const int queries = (s.span_start[span + 1] - s.span_start[span]) * group;
-      const int even = even_blocks(queries, most);
+      const int even = block_rows_of(kernels_, most, queries);
       const int first = int(left) * even;
       kernels_.attend(m, s.span_start[span], int(u % kv_.heads), first, std::min(even, queries - first),
                       s.pages + s.page_start[span]);
@@ -263,9 +256,9 @@ void Program::operate(const HeadOp& op, const Step& s, int thread) {
   pool_.share(thread, s.num_wanted, 1, [&](int64_t begin, int64_t end) {
     for (int64_t i = begin; i < end; ++i) {
       kernels_.norm_row(at<float>(op.in) + s.wanted[i] * op.in.ld(), op.weight.data(), op.eps, op.in.width, row);
-      put_row(op.packed, row, int(i), wanted_block_rows_);
+      put_row(op.packed, row, int(i), block_rows(op.packed, s.num_wanted));
       if (!by_sketch) continue;
-      put_row(op.rough, row, int(i), wanted_block_rows_);
+      put_row(op.rough, row, int(i), block_rows(op.rough, s.num_wanted));
       float squares = 0;
       for (int64_t k = 0; k < op.in.width; ++k) squares += row[k] * row[k];
       lengths_[i] = std::sqrt(squares);
@@ -275,7 +268,7 @@ void Program::operate(const HeadOp& op, const Step& s, int thread) {
   Epilogue end;
   end.out = at<float>(op.logits);
   end.ld = op.logits.ld();
-  multiply(thread, *op.matrix, op.packed, s.num_wanted, wanted_block_rows_, end);
+  multiply(thread, *op.matrix, op.packed, s.num_wanted, {}, end);
   pool_.share(thread, s.num_wanted, 1, [&](int64_t begin, int64_t end_row) {
     for (int64_t i = begin; i < end_row; ++i) {
       float* logits = at<float>(op.logits) + i * op.logits.ld();
@@ -310,7 +303,7 @@ bool Program::highest(const HeadOp& op, const Step& s, int thread) {
   Epilogue end;
   end.out = at<float>(op.logits);
   end.ld = op.logits.ld();
-  multiply(thread, sketch.matrix(), op.rough, s.num_wanted, wanted_block_rows_, end);
+  multiply(thread, sketch.matrix(), op.rough, s.num_wanted, {}, end);
 
   constexpr float kLowest = -std::numeric_limits<float>::infinity();
   Found& mine = found_[thread];
@@ -328,9 +321,9 @@ bool Program::highest(const HeadOp& op, const Step& s, int thread) {
     for (int i = 0; i < s.num_wanted; ++i) floor[i] = std::max(floor[i], found.floor[i]);
 
   const Matrix& w = *op.matrix;
+  const int together = block_rows(op.packed, s.num_wanted);
   const Multiply exact{w.format(), w.data(), w.stride(), w.tiles(), w.inputs(), op.packed.form, at<uint8_t>(op.packed),
-                       op.packed.form.block_bytes(op.packed.width, wanted_block_rows_), s.num_wanted,
-                       wanted_block_rows_, end};
+                       op.packed.form.block_bytes(op.packed.width, together), s.num_wanted, together, end};
   pool_.share(thread, tiles, grain, [&](int64_t begin, int64_t stop) {
     for (int64_t tile = begin; tile < stop; ++tile) {
       bool open = false;

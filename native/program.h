@@ -10,6 +10,7 @@
 #include <variant>
 #include <vector>
 
+#include "blocking.h"
 #include "exec/memory.h"
 #include "exec/pool.h"
 #include "kernels.h"
@@ -28,6 +29,7 @@ struct Place {
   int64_t offset = kNowhere;
   int64_t width = 0;
   Form form;
+  std::array<uint8_t, kNumRowClasses> rows{};  // of a block, at most, by class of row counts; 0: the kernels' choice
   int64_t ld() const { return round_up(width, kGroup); }
 };
 
@@ -35,7 +37,7 @@ struct EmbedOp { const Matrix* table; Place out; float scale; };
 struct AnglesOp { Place out; std::vector<float> frequencies; float factor; };
 struct NormOp { Place in, out; std::vector<float> weight; float eps; };
 struct PackOp { Place in, out; };
-struct MultiplyOp { const Matrix* matrix; Place in, out, add; std::vector<float> bias; Epilogue::Activation activation; };
+struct MultiplyOp { const Matrix* matrix; Place in, out, add; std::vector<float> bias; Epilogue::Activation activation; Blockings blockings; };
 struct RopeStoreOp { Place in, out, angles; int layer, heads; std::vector<float> q_norm, k_norm; float eps; };
 struct AttendOp { Place in, out; int layer, heads; float scale, softcap; int window; };
 struct AddOp { Place a, b, out; };
@@ -97,8 +99,9 @@ class Program {
   void execute(const Step&, int thread, int first, int last);
   template <class T>
   T* at(const Place& p) const { return reinterpret_cast<T*>(scratch_.data() + p.offset); }
+  int block_rows(const Place& p, int rows) const { return block_rows_of(kernels_, p.rows[row_class(rows)], rows); }
   void put_row(const Place& to, const float* x, int row, int block_rows) const;
-  void multiply(int thread, const Matrix&, const Place& in, int rows, int block_rows, const Epilogue&);
+  void multiply(int thread, const Matrix&, const Place& in, int rows, const Blocking&, const Epilogue&);
 
   void operate(const EmbedOp&, const Step&, int thread);
   void operate(const AnglesOp&, const Step&, int thread);
@@ -123,7 +126,6 @@ class Program {
   std::vector<double> seconds_;
 
   // Decided at the start of a step, read by all threads.
-  int block_rows_ = 1, wanted_block_rows_ = 1;
   bool greedy_ = false;  // few rows that all want the highest logit and nothing else
   std::vector<int32_t> row_span_;
 

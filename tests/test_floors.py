@@ -32,7 +32,7 @@ PUBLIC = {"LLM": "engine", "AsyncLLM": "engine", "Grammar": "engine", "SamplingP
 # The reference, training and GPU side: the only places where torch and its relatives may be imported, and
 # modules that nothing else may import while it loads.
 HEAVY = {"torch", "triton", "transformers", "safetensors", "gguf"}
-SERVING_KERNELS = {"__init__", "ops", "native"}
+SERVING_KERNELS = {"__init__", "ops", "native", "chooser"}
 
 
 def folder_of(path: Path) -> str:

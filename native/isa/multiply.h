@@ -22,7 +22,7 @@ inline T read(const uint8_t* p) {
 }
 
 // How many tiles a policy computes together, so that they share every broadcast of an activation: as many as its
-// `registers` hold accumulators of R rows, one to four.
+// `registers` hold accumulators of R rows, one to four. `kTilesMost` is what a caller may ask for instead.
 constexpr int tiles_in(int registers, int rows) {
   const int tiles = registers / rows;
   return tiles < 1 ? 1 : tiles > 4 ? 4 : tiles;
@@ -42,6 +42,7 @@ struct GroupedWeights {
   static constexpr int kOnce = R > 4 && R <= kMaxRows / 2 ? 2 : 1;
   template <int R>  // an integer for each half of a group, and a float
   static constexpr int kAgain = kMaxRows < 12 ? kOnce<R> : tiles_in(2 * kMaxRows / (1 + kGroup / kSpan), R);
+  static constexpr int kSums = sums_of(Form::grouped, kMaxRows);
 
   template <int R, int T>
   static inline void tiles(const Multiply& m, const uint8_t* w, const uint8_t* x, Rows<R> (&out)[T]) {
@@ -124,6 +125,7 @@ struct Int8Weights {
   static constexpr int kOnce = R == 1 ? 4 : R <= 4 ? 2 : 1;
   template <int R>
   static constexpr int kAgain = kMaxRows < 12 ? kOnce<R> : tiles_in(2 * kMaxRows, R);
+  static constexpr int kSums = sums_of(Form::token, kMaxRows);
 
   template <int R, int T>
   static inline void tiles(const Multiply& m, const uint8_t* w, const uint8_t* x, Rows<R> (&acc)[T]) {
@@ -155,6 +157,7 @@ struct Bf16Weights {
   static constexpr int kOnce = R == 1 ? 4 : R <= 3 ? 2 : 1;
   template <int R>
   static constexpr int kAgain = kMaxRows < 12 ? kOnce<R> : tiles_in(kMaxRows, R);
+  static constexpr int kSums = sums_of(Form::wide, kMaxRows);
 
   template <int R, int T>
   static inline void tiles(const Multiply& m, const uint8_t* w, const uint8_t* x, Rows<R> (&out)[T]) {
@@ -184,6 +187,7 @@ struct Bf16Pairs {
   static constexpr int kOnce = R == 1 ? 8 : R <= 3 ? 4 : R <= 6 ? 2 : 1;
   template <int R>
   static constexpr int kAgain = kMaxRows < 12 ? kOnce<R> : tiles_in(2 * kMaxRows, R);
+  static constexpr int kSums = sums_of(Form::half, kMaxRows);
 
   template <int R, int T>
   static inline void tiles(const Multiply& m, const uint8_t* w, const uint8_t* x, Rows<R> (&out)[T]) {
@@ -235,6 +239,10 @@ inline void plain_block(const Multiply& m, int block, int64_t begin, int64_t end
   }
 }
 
+inline F32 gate_times_up(const Epilogue& e, F32 gate, F32 up) {
+  return mul(e.activation == Epilogue::silu ? silu(gate) : gelu_tanh(gate), up);
+}
+
 // Units of 32 outputs: gate and up tiles alternate, so a unit is four tiles in a row (two at a ragged end).
 template <class W, int R, int T>
 inline void gated_block(const Multiply& m, int block, int64_t begin, int64_t end) {
@@ -242,7 +250,19 @@ inline void gated_block(const Multiply& m, int block, int64_t begin, int64_t end
   const uint8_t* x = m.x + block * m.block_stride;
   for (int64_t unit = begin; unit < end; ++unit) {
     alignas(64) float out[R][kGroup];
-    for (int pair = 0; pair < 2; ++pair) {
+    int done = 0;
+    if constexpr (T >= 4) {
+      if (unit * 4 + 4 <= m.tiles) {
+        Rows<R> all[4];  // gate, up, gate, up
+        W::template tiles<R, 4>(m, m.weights + unit * 4 * m.tile_stride, x, all);
+        for (int r = 0; r < R; ++r) {
+          store(out[r], gate_times_up(e, all[0].v[r], all[1].v[r]));
+          store(out[r] + 16, gate_times_up(e, all[2].v[r], all[3].v[r]));
+        }
+        done = 2;
+      }
+    }
+    for (int pair = done; pair < 2; ++pair) {
       const int64_t tile = unit * 4 + pair * 2;
       if (tile >= m.tiles) {
         for (int r = 0; r < R; ++r) store(out[r] + 16, zero_f());
@@ -255,14 +275,13 @@ inline void gated_block(const Multiply& m, int block, int64_t begin, int64_t end
         W::template tiles<R, 1>(m, m.weights + tile * m.tile_stride, x, reinterpret_cast<Rows<R>(&)[1]>(both[0]));
         W::template tiles<R, 1>(m, m.weights + (tile + 1) * m.tile_stride, x, reinterpret_cast<Rows<R>(&)[1]>(both[1]));
       }
-      for (int r = 0; r < R; ++r) {
-        const F32 gate = both[0].v[r];
-        store(out[r] + 16 * pair, mul(e.activation == Epilogue::silu ? silu(gate) : gelu_tanh(gate), both[1].v[r]));
-      }
+      for (int r = 0; r < R; ++r) store(out[r] + 16 * pair, gate_times_up(e, both[0].v[r], both[1].v[r]));
     }
     for (int r = 0; r < R && block * R + r < m.rows; ++r) {
       if (e.packed) {
-        pack_group(out[r], e.form, r, R, e.packed + block * e.form.block_bytes(e.ld, R), unit);
+        const int row = block * R + r, to = row / e.packed_rows;
+        pack_group(out[r], e.form, row % e.packed_rows, e.packed_rows,
+                   e.packed + to * e.form.block_bytes(e.ld, e.packed_rows), unit);
       } else {
         float* to = e.out + (block * R + r) * e.ld + unit * kGroup;
         store(to, load(out[r]));
@@ -277,7 +296,11 @@ void run_blocks(const Multiply& m, int64_t begin, int64_t end) {
   const int blocks = (m.rows + R - 1) / R;
   // A strip of weights is read from memory once and stays in the second-level cache for all row blocks.
   const int64_t unit_bytes = m.tile_stride * (m.end.gated ? 4 : 1);
-  const int64_t strip = blocks == 1 ? end - begin : 1 + (256 << 10) / unit_bytes;
+  int64_t strip = end - begin;
+  if (blocks > 1) {
+    strip = 1 + (m.strip_bytes ? m.strip_bytes : kStripBytes) / unit_bytes;
+    if (!m.end.gated) strip = (strip + T - 1) / T * T;
+  }
   for (int64_t at = begin; at < end; at += strip) {
     const int64_t until = at + strip < end ? at + strip : end;
     for (int block = 0; block < blocks; ++block) {
@@ -291,10 +314,23 @@ void run_blocks(const Multiply& m, int64_t begin, int64_t end) {
 
 template <class W, int R>
 void run_rows(const Multiply& m, int64_t begin, int64_t end) {
-  if constexpr (R <= kManyRows) {
-    if (m.rows > R) return run_blocks<W, R, W::template kAgain<R>>(m, begin, end);
+  constexpr int kOnce = W::template kOnce<R>, kAgain = W::template kAgain<R>, kFit = W::kSums / R;
+  constexpr int kMost = kFit > 4 || kOnce > 4 ? 4 : kFit > kOnce ? kFit : kOnce;
+  switch (m.tiles_together < kMost ? m.tiles_together : kMost) {  // constants, so that only what pays is compiled
+    case 4: return run_blocks<W, R, kMost < 4 ? 1 : 4>(m, begin, end);
+    case 3: return run_blocks<W, R, kMost < 3 ? 1 : 3>(m, begin, end);
+    case 2: return run_blocks<W, R, kMost < 2 ? 1 : 2>(m, begin, end);
+    case 1: return run_blocks<W, R, 1>(m, begin, end);
   }
-  run_blocks<W, R, W::template kOnce<R>>(m, begin, end);
+  const bool again = R <= kManyRows && m.rows > R;
+  if (m.end.gated) {
+    if ((again ? kAgain : kOnce) > 1) return run_blocks<W, R, kMost < 2 ? 1 : 2>(m, begin, end);
+    return run_blocks<W, R, 1>(m, begin, end);
+  }
+  if constexpr (R <= kManyRows) {
+    if (again) return run_blocks<W, R, kAgain>(m, begin, end);
+  }
+  run_blocks<W, R, kOnce>(m, begin, end);
 }
 
 using RowsFunction = void (*)(const Multiply&, int64_t, int64_t);

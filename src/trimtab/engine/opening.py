@@ -118,7 +118,7 @@ def _native(
     reserve_bytes: int | None,
     threads: int | None,
     pin: bool,
-    options: dict[str, str],
+    options: dict[str, Any],
 ) -> tuple[Runner, EnginePlan]:
     """A runner on the processor, and its share of the process's memory."""
     from trimtab.engine import budget

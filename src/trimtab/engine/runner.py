@@ -16,9 +16,11 @@ import numpy as np
 import numpy.typing as npt
 
 from trimtab import _native
+from trimtab.engine import blocking
 from trimtab.engine.batch import Batch, StepResult
 from trimtab.errors import Unsupported, UsageError
 from trimtab.formats.source import TensorSource
+from trimtab.kernels.chooser import KernelChooser
 from trimtab.kernels.native import NativeOps, compile_program, place
 from trimtab.models import forward
 from trimtab.models.config import ModelConfig
@@ -74,7 +76,7 @@ class NativeRunner:
     def open(
         cls, source: TensorSource, config: ModelConfig, *, num_pages: int, max_rows: int, max_wanted: int,
         context: int, threads: int | None = None, pin: bool = False, kv_type: str = "bf16",
-        format: str = "auto", sketch: bool = True, kernels: str = "",
+        format: str = "auto", sketch: bool = True, kernels: str = "", chooser: KernelChooser | None = None,
     ) -> NativeRunner:  # fmt: skip
         """Load a checkpoint and build its program.
 
@@ -89,6 +91,7 @@ class NativeRunner:
         format : weight format, see `NativeMaker`
         sketch : keep a 4-bit copy of an 8-bit vocabulary projection, with which greedy steps read half of it
         kernels : force a kernel set by name (tests); default: the best this processor runs
+        chooser : how each layer's product is cut; default: as this machine's profile found best
 
         Raises
         ------
@@ -115,7 +118,7 @@ class NativeRunner:
         program = compile_program(
             ops, pool, chosen, kv_type=kv_type, layers=config.layers, kv_heads=config.kv_heads,
             head_dim=config.head_dim, num_pages=num_pages, max_rows=max_rows, max_wanted=max_wanted,
-            vocab=config.vocab_size, sketch=rough,
+            vocab=config.vocab_size, sketch=rough, chooser=chooser or blocking.chooser(chosen.name, count),
         )  # fmt: skip
         return cls(
             config, program, (pool, weights), max_rows=max_rows, max_wanted=max_wanted,

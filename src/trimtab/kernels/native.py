@@ -8,12 +8,14 @@ once at start; a step never enters Python. Nothing here imports torch.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
 from trimtab import _native
+from trimtab.kernels.chooser import KernelChooser
 from trimtab.kernels.ops import RopeLike
 
 FormKey = tuple[str, int, int]
@@ -206,15 +208,29 @@ def _residual(node: _Node, index: int) -> _Value | None:
     return candidate if candidate.forms[PLAIN] == index and PLAIN in candidate.offset else None
 
 
+def _single_readers(nodes: list[_Node]) -> Iterator[tuple[_Value, FormKey, _Node]]:
+    """Packed values that one product reads: it alone decides how many rows their blocks have."""
+    readers: dict[tuple[int, FormKey], list[tuple[_Value, _Node]]] = {}
+    for node in nodes:
+        if node.kind in ("multiply", "gated"):
+            value = node.inputs[0]
+            readers.setdefault((id(value), node.arguments["matrix"].form), []).append((value, node))
+    for (_, form), found in readers.items():
+        if len(found) == 1:
+            yield found[0][0], form, found[0][1]
+
+
 def compile_program(
     ops: NativeOps, pool: Any, kernels: Any, *, kv_type: str, layers: int, kv_heads: int, head_dim: int,
     num_pages: int, max_rows: int, max_wanted: int, vocab: int, sketch: Any = None,
+    chooser: KernelChooser | None = None,
 ) -> Any:  # fmt: skip
     """Turn a recording into a native program.
 
     Parameters
     ----------
     sketch : `_native.Sketch` of the head's matrix; greedy steps of few rows then read less of it
+    chooser : how each layer's product is cut into pieces; default: as the kernels would
 
     Returns
     -------
@@ -226,8 +242,15 @@ def compile_program(
         max_wanted, vocab,
     )  # fmt: skip
 
+    pick = (chooser or KernelChooser()).pick
+    blocks = {
+        (id(value), form): pick(node.arguments["matrix"]) for value, form, node in _single_readers(ops.nodes)
+    }
+
     def at(value: _Value, form: FormKey = PLAIN) -> Any:
-        return _native.Place(value.offset[form], value.width, *form)
+        found = _native.Place(value.offset[form], value.width, *form)
+        found.block(blocks.get((id(value), form), ()))
+        return found
 
     nowhere = _native.Place(-1, 0)
     for index, node in enumerate(ops.nodes):
@@ -252,7 +275,9 @@ def compile_program(
         elif node.kind in ("multiply", "gated"):
             matrix = a["matrix"]
             add = at(node.inputs[1]) if len(node.inputs) == 2 else nowhere
-            program.multiply(matrix, at(node.inputs[0], matrix.form), target, add, a["bias"], a["activation"])
+            program.multiply(
+                matrix, at(node.inputs[0], matrix.form), target, add, a["bias"], a["activation"], pick(matrix)
+            )
         elif node.kind == "rope_store":
             qkv, angles = node.inputs
             program.rope_store(
