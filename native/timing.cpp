@@ -13,12 +13,13 @@
 
 #include "bindings.h"
 #include "blocking.h"
+#include "exec/memory.h"
 #include "exec/pool.h"
 #include "matrix.h"
-#include "exec/memory.h"
 
 namespace nb = nanobind;
 using namespace trimtab;
+using exec::Memory;
 
 namespace {
 
