@@ -283,7 +283,8 @@ def _curves(
     found: dict[str, list[tuple[float, float]]] = {}
     for row in rows:
         found.setdefault(name(row), []).append(point(row))
-    return [Curve(each, sorted(points)) for each, points in found.items()]
+    # Of rows about one point, of several number types for example, the last one counts.
+    return [Curve(each, sorted(dict(points).items())) for each, points in found.items()]
 
 
 def _pages(pages: Mapping[str, Any]) -> str:
