@@ -38,5 +38,10 @@ def whole_profile(name: str = "made up") -> Profile:
     )
     peak = found.sections["peak"]
     shape = {"outputs": 1024, "inputs": 576, "rows": {"one row": 1, "few rows": 8, "many rows": 128}}
-    found = found.with_section("peak", stamp({**peak.data, "shape": shape}))
+    light = [
+        {**row, "unit": "q4"}
+        for row in peak.data["rows"]
+        if row["unit"] == "int8" and row["class"] in shape["rows"]
+    ]
+    found = found.with_section("peak", stamp({"rows": [*peak.data["rows"], *light], "shape": shape}))
     return Profile({**found.machine, "processor": name}, found.sections)

@@ -132,7 +132,8 @@ def roofline(roof: Roofline, title: str) -> str:
         return ""
     wide, high, right = 1260, 420, 150
     top, memory = roof.peaks[0][1], roof.rates[-1][1]
-    first, last = 0.25, 2.0 ** math.ceil(math.log2(max(256.0, top / memory * 4)))
+    furthest = max([256.0, top / memory * 4, *(mark.intensity for mark in roof.marks)])
+    first, last = 0.25, 2.0 ** math.ceil(math.log2(furthest))
     lowest = min([memory * first * 2, *(mark.ops_per_s for mark in roof.marks)])
     axes = Axes([first, last], [lowest, top * 1.2], wide=wide, high=high, right=right)
     parts = axes.grid(_per_byte, lambda y: si(y, "op/s"), "operations for each byte", "operations a second")
