@@ -80,8 +80,7 @@ def roofline(profile: Profile) -> Roofline | None:
             ceilings = Ceilings.of(profile, threads, max_age_s=float("inf"), allow_noisy=True)
         except (NotMeasured, KeyError, TypeError, ValueError):
             continue
-        levels = cache_levels(profile.machine, threads)
-        inside = [(name, size / 2) for name, size in levels]  # half a cache lies in it for sure
+        inside = _inside(cache_levels(profile.machine, threads))
         beyond = max((size for _, size in ceilings.rates.get("read", ())), default=0.0)
         rates = [
             (name, ceilings.rate(size))
@@ -135,8 +134,7 @@ def costs(profile: Profile) -> list[Cost]:
     found: list[Cost] = []
     chase = chase_points(_data(profile, "latency"))
     if chase:
-        # Half a level's size lies in it for sure, and past the last is memory.
-        places = [(name, bytes / 2) for name, bytes in cache_levels(profile.machine, 1)]
+        places = _inside(cache_levels(profile.machine, 1))
         for name, where in [*places, ("memory", chase[-1][0])]:
             found.append(Cost(f"load from {name}", between(chase, where), "memory"))
     for threads in sorted(_threads(profile)):
@@ -241,6 +239,15 @@ def _three(value: float) -> str:
     """Three significant figures, and no zeros behind the point for their own sake."""
     text = f"{value:.3g}"
     return f"{value:.0f}" if "e" in text else text
+
+
+def _inside(levels: Sequence[tuple[str, float]]) -> list[tuple[str, float]]:
+    """A working set that lies in each level: the middle, by ratio, between its end and the last one's.
+
+    Close to its end a shared level is the neighbours' too.
+    """
+    before = [size / 4 for _, size in levels[:1]] + [size for _, size in levels]
+    return [(name, (low * size) ** 0.5) for low, (name, size) in zip(before, levels, strict=False)]
 
 
 def _marks(profile: Profile, threads: int) -> list[Mark]:
