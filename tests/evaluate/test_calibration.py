@@ -70,3 +70,10 @@ def test_a_context_that_is_too_short() -> None:
     target.context = 200
     with pytest.raises(UsageError, match="--context"):
         Calibration(target)
+
+
+def test_an_anchor_that_is_too_dear_stops_nothing() -> None:
+    target = MadeTarget()
+    calibration = Calibration(target, clock=target.clock, budget_s=3.0)
+    calibration.finish()
+    assert calibration.runs > 7

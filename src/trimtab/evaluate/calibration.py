@@ -13,7 +13,7 @@ import math
 import random
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from trimtab.errors import UsageError
@@ -78,17 +78,16 @@ class Calibration:
                 for o in outputs[1:]
             ]
         self._random.shuffle(self._queue)
+        first = (prompts[2], outputs[1], batches[0])  # tells what the others will cost, and costs little
+        self._queue.remove(first)
+        self._queue.append(first)
 
     def step(self) -> bool:
         """Time one run; False when there is nothing left to do or to spend."""
-        while (point := self._next()) is not None:
-            prompt, output, batch = point
-            if self.runs and self.spent_s + self._expected(prompt, output, batch) > self._budget_s:
-                if self._queue:  # a cheaper one may still fit
-                    continue
-                return False
-            self._run(prompt, output, batch)
-            return True
+        for prompt, output, batch in self._candidates():
+            if not self.runs or self.spent_s + self._expected(prompt, output, batch) <= self._budget_s:
+                self._run(prompt, output, batch)
+                return True
         return False
 
     def finish(self, say: Callable[[str], None] = lambda line: None) -> RequestModel:
@@ -157,14 +156,17 @@ class Calibration:
 
     # --- which one ------------------------------------------------------------------------------------------
 
-    def _next(self) -> tuple[int, int, int] | None:
+    def _candidates(self) -> Iterator[tuple[int, int, int]]:
+        """What could be run next, in order; whoever asks takes the first one that it can afford."""
         if self.runs >= self._most_runs:
-            return None
+            return
         if self.runs % _ANCHOR_EVERY == _ANCHOR_EVERY - 1:
-            return self._anchors[self.runs // _ANCHOR_EVERY % 2]
-        if self._queue:
-            return self._queue.pop()
-        return self._worst() or self._thinnest()
+            yield self._anchors[self.runs // _ANCHOR_EVERY % 2]
+        while self._queue:
+            yield self._queue.pop()
+        point = self._worst() or self._thinnest()
+        if point is not None:
+            yield point
 
     def _worst(self) -> tuple[int, int, int] | None:
         """A new prompt beside the one that the others predict worst; None when all are predicted well."""
@@ -204,4 +206,4 @@ class Calibration:
             return 0.0
         near = min(own, key=lambda s: abs(math.log(s.prompt / prompt)))
         steps = min((s.total_s - s.first_s) / (s.output - 1) for s in own)
-        return near.first_s * max(1.0, prompt / near.prompt) + steps * (output - 1)
+        return near.first_s * prompt / near.prompt + steps * (output - 1)

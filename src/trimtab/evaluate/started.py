@@ -11,6 +11,7 @@ import os
 import signal
 import socket
 import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
@@ -22,6 +23,16 @@ from trimtab.evaluate.http_target import HttpTarget
 from trimtab.machine import peers, probe
 
 START_S = 240.0
+# The server ends with this process, however that ends.
+_MORTAL = (
+    [
+        sys.executable,
+        "-c",
+        "import ctypes, os, sys\nctypes.CDLL(None).prctl(1, 9)\nos.execv(sys.argv[1], sys.argv[1:])",
+    ]
+    if sys.platform == "linux"
+    else []
+)
 _OFF = {"prefix caching": "off", "drafting": "off", "path": "HTTP, null request subtracted"}
 
 
@@ -31,7 +42,7 @@ class Process:
     def __init__(self, command: Sequence[str], environment: Mapping[str, str]) -> None:
         self._log = tempfile.TemporaryFile()  # noqa: SIM115 - closed in close()
         self._process = subprocess.Popen(
-            command, stdin=subprocess.DEVNULL, stdout=self._log, stderr=self._log,
+            [*_MORTAL, *command], stdin=subprocess.DEVNULL, stdout=self._log, stderr=self._log,
             env={**os.environ, **environment}, start_new_session=True,
         )  # fmt: skip
 

@@ -42,6 +42,8 @@ def open_served(settings: ModelSettings, on_words_read: Callable[[], None] = lam
         format=settings.format,
         context=settings.context,
         device=settings.device,
+        sharing=settings.sharing,
+        drafting=settings.drafting,
         on_words_read=on_words_read,
         **more,
     )

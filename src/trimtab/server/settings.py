@@ -56,6 +56,8 @@ class ModelSettings(BaseModel):
         "auto", description="weight format in memory; auto keeps what the file has"
     )
     device: str = Field("cpu", description="cpu, or a torch device such as cuda")
+    sharing: bool = Field(True, description="compute equal prompt beginnings once; off to measure")
+    drafting: bool = Field(True, description="guess tokens by prompt look-up where that pays; off to measure")
 
     @property
     def served_name(self) -> str:

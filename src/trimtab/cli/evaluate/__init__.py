@@ -6,7 +6,9 @@ import typer
 
 from trimtab.cli.lazy import LazyGroup
 
-COMMANDS: dict[str, str] = {}
+COMMANDS: dict[str, str] = {
+    "compare": "models and engines side by side: time, cost, memory, quality",
+}
 
 EXAMPLES = """\
 trimtab evaluate compare smollm2 other.gguf   raw, denoised and idealized time, memory, quality

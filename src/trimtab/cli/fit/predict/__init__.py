@@ -6,10 +6,13 @@ import typer
 
 from trimtab.cli.lazy import LazyGroup
 
-COMMANDS: dict[str, str] = {}
+COMMANDS: dict[str, str] = {
+    "requests": "time and cost of a workload of requests",
+}
 
 EXAMPLES = """\
 trimtab fit predict gemm 512 4096 4096 --format q4    a matrix product, with error bars
+trimtab fit predict requests --workload trace.jsonl   time and cost of each request
 """
 
 
