@@ -74,6 +74,6 @@ def test_a_context_that_is_too_short() -> None:
 
 def test_an_anchor_that_is_too_dear_stops_nothing() -> None:
     target = MadeTarget()
-    calibration = Calibration(target, clock=target.clock, budget_s=3.0)
+    calibration = Calibration(target, clock=target.clock, budget_s=6.0)
     calibration.finish()
     assert calibration.runs > 7

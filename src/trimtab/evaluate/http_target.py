@@ -154,17 +154,17 @@ class HttpTarget:
             gate.wait(self._timeout_s)
             start = time.perf_counter()
             connection.request("POST", f"{self._base}/completions", text, self._headers)
-            response = connection.getresponse()
-            if response.status != 200:
-                raise RequestRefused(_refusal(response, response.read(4096)), "does it take token ids?")
             first, last, counted, pieces = 0.0, 0.0, None, 0
-            for event in _events(response):
-                if event.get("choices"):
-                    pieces += 1
-                    last = time.perf_counter() - start
-                    first = first or last
-                if event.get("usage"):
-                    counted = event["usage"].get("completion_tokens")
+            with connection.getresponse() as response:
+                if response.status != 200:
+                    raise RequestRefused(_refusal(response, response.read(4096)), "does it take token ids?")
+                for event in _events(response):
+                    if event.get("choices"):
+                        pieces += 1
+                        last = time.perf_counter() - start
+                        first = first or last
+                    if event.get("usage"):
+                        counted = event["usage"].get("completion_tokens")
             return first, last, pieces if counted is None else int(counted)
         except OSError as error:
             raise Offline(f"no answer from {self.engine}: {error}", "is the server running?") from error

@@ -104,9 +104,9 @@ class Inside:
 
     def score(self, text: str) -> Floats:
         """Log probabilities of the text's tokens, those that `LLM.perplexity` counts."""
-        pieces = self._llm._windows(text, min(512, self.context))
-        parts = [np.asarray(each[len(each) // 2 :]) for each in self._llm._scores(pieces)]
-        return np.concatenate(parts)
+        window = min(512, self.context)
+        scores = self._llm._scores(self._llm._windows(text, window))
+        return np.concatenate([each[min(window // 2, len(each) - 1) :] for each in scores])
 
     def logits(self, tokens: Sequence[int]) -> Floats:
         return self._llm.logits(tokens)
