@@ -357,8 +357,12 @@ void bind_core(nb::module_& m) {
         nb::gil_scoped_release release;
         p.run(s);
       })
-      .def_rw("timed", &Program::timed)
-      .def("take_times", &Program::take_times)
+      .def("record_into", [](Program& p, Pool& pool, Recorder& recorder) {
+        p.recorder = &recorder;
+        if constexpr (requires { pool.recorder; }) pool.recorder = &recorder;
+      },
+           nb::keep_alive<1, 3>(), nb::keep_alive<2, 3>(), nb::arg("pool"), nb::arg("recorder"),
+           "Let this recorder see the program's runs and the pool's waits; before the first step.")
       .def_prop_ro("num_pages", &Program::num_pages)
       .def("page", [](Program& p, int64_t page) {
         // A page's bytes where they lie. The caller sees to it that no step writes the page meanwhile.
@@ -368,5 +372,8 @@ void bind_core(nb::module_& m) {
       }, nb::arg("page"))
       .def_prop_ro("width", &Program::width)
       .def_prop_ro("scratch_bytes", [](const Program& p) { return p.scratch().bytes(); })
+      .def_prop_ro("resident", [](const Program& p) {
+        return std::map<std::string, int64_t>{{"scratch", p.scratch().resident_bytes()}, {"pages", p.pages().resident_bytes()}};
+      }, "Bytes that the system has given memory for.")
       .def_prop_ro("page_memory_bytes", [](const Program& p) { return p.pages().bytes(); });
 }

@@ -14,6 +14,7 @@ NB_MODULE(_native, m) {
   bind_sampler(m);
   bind_probe(m);
   bind_exec(m);
+  bind_recorder(m);
   bind_core(m);
   bind_disk(m);
   bind_stream(m);

@@ -1,6 +1,5 @@
 #include "program.h"
 
-#include <chrono>
 #include <cmath>
 #include <cstring>
 #include <limits>
@@ -10,11 +9,6 @@ namespace trimtab {
 namespace {
 
 constexpr int64_t kRowScratch = 1 << 20;  // bytes a thread may use for one row: 262,144 floats
-
-const char* name_of(const Op& op) {
-  static constexpr const char* names[] = {"embed", "angles", "norm", "pack", "multiply", "rope_store", "attend", "add", "head"};
-  return names[op.index()];
-}
 
 const float* or_null(const std::vector<float>& v) { return v.empty() ? nullptr : v.data(); }
 
@@ -85,35 +79,36 @@ int64_t Program::width() const {
 }
 
 void Program::run(const Step& s) {
+  recording_ = recorder != nullptr && recorder->on();
+  const int64_t begin = recording_ ? Recorder::now() : 0;
   check(s);
   plan(s);
   pool_.run_stages(int(ops_.size()), s.rows, [&](int thread, int first, int last) { execute(s, thread, first, last); });
+  if (recording_) note_step(s, begin);
 }
 
 void Program::execute(const Step& s, int thread, int first, int last) {
-  using Clock = std::chrono::steady_clock;
-  if (!timed) {
+  if (!recording_) {
     for (int i = first; i < last; ++i) std::visit([&](const auto& o) { operate(o, s, thread); }, ops_[i]);
     return;
   }
-  if (thread == 0) seconds_.resize(ops_.size());
+  Ring& ring = recorder->ring(thread);
+  int64_t begin = Recorder::now();
   for (int i = first; i < last; ++i) {
-    const auto begin = Clock::now();
     std::visit([&](const auto& o) { operate(o, s, thread); }, ops_[i]);
-    if (thread == 0) seconds_[i] += std::chrono::duration<double>(Clock::now() - begin).count();
+    const int64_t end = Recorder::now();
+    ring.detail({begin, end, kFirstOp + uint32_t(i), 0});
+    begin = end;
   }
 }
 
-std::map<std::string, double> Program::take_times() {
-  std::map<std::string, double> times;
-  for (size_t i = 0; i < seconds_.size(); ++i) {
-    std::string name = name_of(ops_[i]);
-    if (const auto* m = std::get_if<MultiplyOp>(&ops_[i]))
-      name += " " + std::to_string(m->matrix->rows()) + "x" + std::to_string(m->matrix->inputs());
-    times[name] += seconds_[i];
-  }
-  seconds_.clear();
-  return times;
+// What was run: everything that the operations' work can be told from.
+void Program::note_step(const Step& s, int64_t begin) {
+  Ring& ring = recorder->ring();
+  for (int k = 0; k < s.spans; ++k)
+    ring.put({begin, s.positions[s.span_start[k]], kNoteSpan, uint32_t(s.span_start[k + 1] - s.span_start[k])});
+  ring.put({begin, greedy_, kNoteStep, uint32_t(s.num_wanted)});
+  ring.put({begin, Recorder::now(), kSpanRun, uint32_t(s.rows)});
 }
 
 void Program::put_row(const Place& to, const float* x, int row, int block_rows) const {
@@ -324,12 +319,14 @@ bool Program::highest(const HeadOp& op, const Step& s, int thread) {
   const int together = block_rows(op.packed, s.num_wanted);
   const Multiply exact{w.format(), w.data(), w.stride(), w.tiles(), w.inputs(), op.packed.form, at<uint8_t>(op.packed),
                        op.packed.form.block_bytes(op.packed.width, together), s.num_wanted, together, end};
+  int64_t opened = 0;
   pool_.share(thread, tiles, grain, [&](int64_t begin, int64_t stop) {
     for (int64_t tile = begin; tile < stop; ++tile) {
       bool open = false;
       for (int i = 0; i < s.num_wanted && !open; ++i)
         open = sketch.reaches(end.out + i * end.ld, lengths_[i], floor[i], tile);
       if (!open) continue;
+      ++opened;
       kernels_.multiply(exact, tile, tile + 1);
       const int64_t first = tile * kTileRows, count = std::min<int64_t>(kTileRows, vocab_ - first);
       for (int i = 0; i < s.num_wanted; ++i) {
@@ -345,6 +342,7 @@ bool Program::highest(const HeadOp& op, const Step& s, int thread) {
       }
     }
   });
+  if (recording_) recorder->ring().detail({Recorder::now(), opened, kNoteOpened, 0});
   bool all = true;
   for (int i = 0; i < s.num_wanted; ++i) {
     float best = kLowest;

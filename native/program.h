@@ -5,8 +5,6 @@
 #pragma once
 #include <algorithm>
 #include <limits>
-#include <map>
-#include <string>
 #include <variant>
 #include <vector>
 
@@ -81,9 +79,7 @@ class Program {
   void record(Op op) { ops_.push_back(std::move(op)); }
   void run(const Step&);  // throws std::invalid_argument on a batch that does not hold together
 
-  // Seconds spent by kind of operation since the last call, when `timed`.
-  std::map<std::string, double> take_times();
-  bool timed = false;
+  Recorder* recorder = nullptr;  // of runs and operations
 
   int64_t num_pages() const { return num_pages_; }
   int64_t vocab() const { return vocab_; }
@@ -97,6 +93,7 @@ class Program {
   void plan(const Step&);
   // Operations first..last-1, by every thread.
   void execute(const Step&, int thread, int first, int last);
+  void note_step(const Step&, int64_t begin);
   template <class T>
   T* at(const Place& p) const { return reinterpret_cast<T*>(scratch_.data() + p.offset); }
   int block_rows(const Place& p, int rows) const { return block_rows_of(kernels_, p.rows[row_class(rows)], rows); }
@@ -123,9 +120,9 @@ class Program {
   exec::Memory kv_memory_, scratch_;
   std::vector<exec::Memory> sampler_scratch_, row_scratch_;  // one a thread
   std::vector<Op> ops_;
-  std::vector<double> seconds_;
 
   // Decided at the start of a step, read by all threads.
+  bool recording_ = false;
   bool greedy_ = false;  // few rows that all want the highest logit and nothing else
   std::vector<int32_t> row_span_;
 

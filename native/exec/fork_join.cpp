@@ -92,7 +92,14 @@ void ForkJoin::run_often(Call job, int kind) {
   crowding_.ran(std::chrono::duration<double>(Clock::now() - begin).count(), stalls);
 }
 
-void ForkJoin::barrier(int) {
+void ForkJoin::barrier(int thread) {
+  if (recorder == nullptr || !recorder->on()) return meet();
+  const int64_t begin = Recorder::now();
+  meet();
+  recorder->ring(thread).detail({begin, Recorder::now(), kSpanBarrier, 0});
+}
+
+void ForkJoin::meet() {
   if (alone_) {
     for (int i = 0; i < threads_; ++i) taken_[i].value.store(0, std::memory_order_relaxed);
     return;

@@ -14,6 +14,7 @@
 
 #include "exec/crowding.h"
 #include "exec/piece.h"
+#include "recorder.h"
 
 namespace trimtab::exec {
 
@@ -79,6 +80,8 @@ class ForkJoin {
 
   void barrier(int thread);
 
+  Recorder* recorder = nullptr;  // of waits at barriers
+
  private:
   struct alignas(64) Counter { std::atomic<int64_t> value{0}; };
   // A function object by its address: nothing is copied or allocated to start a region.
@@ -91,6 +94,7 @@ class ForkJoin {
   void run_all(Call);
   void run_often(Call, int kind);
   void work(int thread);
+  void meet();
   // Whether it fell asleep.
   static bool wait_while(std::atomic<uint32_t>& word, uint32_t value, std::atomic<int>& sleepers, int spins);
   static void wake(std::atomic<uint32_t>& word, std::atomic<int>& sleepers);

@@ -5,6 +5,7 @@
 #include <cstdint>
 #include <new>
 #include <utility>
+#include <vector>
 
 namespace trimtab::exec {
 
@@ -35,6 +36,26 @@ class Memory {
 
   uint8_t* data() const { return data_; }
   int64_t bytes() const { return bytes_; }
+
+  // Of the bytes, those that the system has given memory for; untouched pages are not counted.
+  int64_t resident_bytes() const {
+#if defined(__linux__)
+    std::vector<unsigned char> there(bytes_ / kPageBytes);
+    if (bytes_ && mincore(data_, bytes_, there.data()) == 0) {
+      int64_t pages = 0;
+      for (unsigned char page : there) pages += page & 1;
+      return pages * kPageBytes;
+    }
+#endif
+    return bytes_;
+  }
+
+  // Give the memory back to the system; what was in it is zero afterwards.
+  void drop() {
+#if defined(MADV_DONTNEED)
+    if (bytes_) madvise(data_, bytes_, MADV_DONTNEED);
+#endif
+  }
 
  private:
   uint8_t* data_ = nullptr;
