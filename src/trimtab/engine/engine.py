@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeVar, cast
 import numpy as np
 from pydantic import BaseModel, Field
 
+from trimtab import _native
 from trimtab.engine.admission import checked_tokens, output_limit
 from trimtab.engine.assembly import scoring_batch
 from trimtab.engine.backpressure import Backpressure
@@ -36,6 +37,7 @@ from trimtab.engine.scheduler import Scheduler
 from trimtab.engine.sequence import Sequence as Output
 from trimtab.engine.stats import Ended, Ledger
 from trimtab.errors import Busy, TrimtabError, UsageError
+from trimtab.machine import spans
 
 if TYPE_CHECKING:
     from collections.abc import Set as AbstractSet
@@ -142,6 +144,8 @@ class Engine:
         self._grammar_cache: Grammars | None = None
         self._pages_lost = 0  # their memory serves something else
         self._ledger = Ledger(clock())
+        self.recorder: Any = getattr(runner, "recorder", None) or _native.Recorder()
+        """Of the engine's loop and, on the CPU, of every operation; off until somebody starts it."""
         self._pressure = Backpressure(
             self._scheduler.waiting,
             max_running=self.settings.max_running,
@@ -403,7 +407,8 @@ class Engine:
             self._pressure.enter(sequence)
             self._empty.clear()
             self._inbox.put(lambda: self._add(sequence))
-        return Handle(sequence, request_id or f"request-{serial}", stream, self._cancel, index)
+        request_id = request_id or f"request-{serial}"
+        return Handle(sequence, request_id, stream, self._cancel, index, self.recorder)
 
     def _grammars(self) -> Grammars:
         with self._lock:
@@ -446,10 +451,15 @@ class Engine:
     # --- the engine's thread --------------------------------------------------------------------------------
 
     def _run(self) -> None:
-        inbox, idle = self._inbox, True
+        inbox, idle, record = self._inbox, True, self.recorder
         while True:
             while idle or not inbox.empty():
-                self._guarded(inbox.get())
+                began = record.begin()
+                job = inbox.get()
+                record.end(spans.IDLE, began)
+                began = record.begin()
+                self._guarded(job)
+                record.end(spans.INBOX, began)
                 idle = False
             if self._stopping:
                 break
@@ -472,22 +482,39 @@ class Engine:
 
     def _step(self) -> bool:
         """Run one step; False when there was nothing to do."""
-        scheduler = self._scheduler
+        scheduler, record = self._scheduler, self.recorder
+        began = record.begin()
         try:
-            batch = scheduler.next()
+            assembly = scheduler.plan()
+            record.end(spans.SCHEDULE, began)
+            if assembly is None:
+                return False
+            began = record.begin()
+            batch = assembly.batch()
         except Exception as error:
             self._fail(tuple(self._open), error)
             return True
-        if batch is None:
-            return False
         if scheduler.prefilling:
             self._mark_started(scheduler.prefilling)
+        record.end(spans.ASSEMBLE, began)
         try:
-            touched = scheduler.commit(self.runner.step(batch))
+            began = record.begin()
+            result = self.runner.step(batch)
+            record.end(spans.STEP, began)
+            began = record.begin()
+            touched = scheduler.commit(result)
+            record.end(spans.COMMIT, began)
         except Exception as error:
             self._fail((*scheduler.decoding, *scheduler.prefilling), error)
             return True
-        now = self._clock()
+        began = record.begin()
+        self._answer(touched)
+        record.end(spans.WAKE, began)
+        return True
+
+    def _answer(self, touched: list[Output]) -> None:
+        """A step has ended: note it, close what is over, and wake the readers that want to know."""
+        scheduler, now = self._scheduler, self._clock()
         self._ledger.step(now, scheduler.counters.output_tokens)
         self._pressure.note(now, scheduler.counters.started)
         for late in self._pressure.expired(now):
@@ -513,7 +540,6 @@ class Engine:
                 waiters.append(waiter)
         if waiters:
             wake(waiters)
-        return True
 
     def _stream_gap_s(self) -> float:
         """Between two pieces of a stream: sending one costs as much beside 32 streams as beside one."""

@@ -10,11 +10,12 @@ import time
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator
 from queue import Empty, SimpleQueue
 from types import TracebackType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from trimtab.engine.output import Completion, Delta, TextStream, TokenLogprob
 from trimtab.engine.sequence import Sequence
 from trimtab.errors import TrimtabError
+from trimtab.machine import spans
 
 if TYPE_CHECKING:
     import asyncio
@@ -67,6 +68,7 @@ class Handle:
     Parameters
     ----------
     cancel : asks the engine to end the request
+    recorder : the engine's
     stream : turns tokens to text; not used when the sequence looks for stop strings and has its own
     """
 
@@ -76,9 +78,11 @@ class Handle:
         request_id: str,
         stream: TextStream,
         cancel: Callable[[Sequence], None],
-        index: int = 0,
+        index: int,
+        recorder: Any,
     ) -> None:
         self.request_id = request_id
+        self.recorder = recorder
         self.index = index
         self.cause = ""  # why it was cancelled, where whoever did it has something to say
         self._sequence = sequence
@@ -209,7 +213,9 @@ class Handle:
         logprobs = None
         if sequence.logprobs is not None:
             logprobs = sequence.logprobs[first : first + len(tokens)]
+        began = self.recorder.begin()
         text = self._new_text(tokens, finish is not None)
+        self.recorder.end(spans.DETOKENIZE, began)
         if text:
             self._text.append(text)
         if finish is None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -25,7 +25,7 @@ from trimtab.kernels.native import NativeOps, compile_program, place
 from trimtab.models import forward
 from trimtab.models.config import ModelConfig
 from trimtab.models.packing import NativeMaker, SizingMaker
-from trimtab.models.weights import load_weights
+from trimtab.models.weights import load_weights, module_names
 
 KV_TYPES = ("bf16", "int8", "f32")
 
@@ -56,7 +56,8 @@ class NativeRunner:
 
     def __init__(
         self, config: ModelConfig, program: Any, keep: tuple[Any, ...], *, max_rows: int, max_wanted: int,
-        weight_bytes: int, step_bytes: int, kernels: str,
+        weight_bytes: int, step_bytes: int, kernels: str, recorder: Any = None,
+        operations: Sequence[Mapping[str, Any]] = (),
     ) -> None:  # fmt: skip
         self.config = config
         self.program = program
@@ -65,6 +66,9 @@ class NativeRunner:
         self.kernels = kernels
         self.step_bytes = step_bytes
         """Of the weights, what a greedy step of one row reads."""
+        self.recorder = recorder
+        """Of what a step does, operation by operation; off until somebody starts it."""
+        self.operations = operations
         self._keep = keep  # pool and weights live as long as the program that points at them
         self._weight_bytes = weight_bytes
         self._tokens = np.zeros(max_wanted, np.int32)
@@ -107,7 +111,7 @@ class NativeRunner:
             raise UsageError(str(error)) from None
         maker = NativeMaker(source, pool, format)
         weights = load_weights(source, config, maker)
-        ops = NativeOps(context)
+        ops = NativeOps(context, module_names(weights))
         forward(ops, config, weights)
         rough = None
         if sketch and _native.sketch_bytes(weights.head.format, weights.head.rows, weights.head.inputs):
@@ -120,10 +124,12 @@ class NativeRunner:
             head_dim=config.head_dim, num_pages=num_pages, max_rows=max_rows, max_wanted=max_wanted,
             vocab=config.vocab_size, sketch=rough, chooser=chooser or blocking.chooser(chosen.name, count),
         )  # fmt: skip
+        recorder = _native.Recorder()
+        program.record_into(pool, recorder)
         return cls(
             config, program, (pool, weights), max_rows=max_rows, max_wanted=max_wanted,
             weight_bytes=maker.weight_bytes + (rough.nbytes if rough else 0), step_bytes=read,
-            kernels=chosen.name,
+            kernels=chosen.name, recorder=recorder, operations=ops.operations,
         )  # fmt: skip
 
     @staticmethod
@@ -161,6 +167,13 @@ class NativeRunner:
             "scratch": int(self.program.scratch_bytes) + self._hidden.nbytes,
             "pages": int(self.program.page_memory_bytes),
         }
+
+    @property
+    def resident(self) -> Mapping[str, int]:
+        """Like `memory`, but only what the system has given memory for; untouched pages take none."""
+        if self.program is None:
+            return self.memory
+        return {"weights": self._weight_bytes, **self.program.resident}
 
     def step(self, batch: Batch) -> StepResult:
         """Run the batch, write its keys and values into the pages, sample the wanted rows.

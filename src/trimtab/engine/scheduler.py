@@ -106,6 +106,11 @@ class Scheduler:
 
     def next(self) -> Batch | None:
         """The next step's work; None when there is none."""
+        assembly = self.plan()
+        return None if assembly is None else assembly.batch()
+
+    def plan(self) -> Assembly | None:
+        """The same, before its arrays are made."""
         while True:
             assembly = Assembly()
             if self.waiting.several:
@@ -119,7 +124,7 @@ class Scheduler:
             if assembly.rows:
                 self.counters.steps += 1
                 self.counters.rows += assembly.rows
-                return assembly.batch()
+                return assembly
             if not self.running:
                 return None
             # Prompts hold all pages and none can go on: the last in order makes room for the others.

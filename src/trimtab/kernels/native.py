@@ -8,7 +8,7 @@ once at start; a step never enters Python. Nothing here imports torch.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -48,11 +48,19 @@ class _Node:
 
 
 class NativeOps:
-    """Implements `Ops` by taking notes; see the module text."""
+    """Implements `Ops` by taking notes; see the module text.
 
-    def __init__(self, context: int) -> None:
+    Parameters
+    ----------
+    names : where in the model a weight belongs, by its `id`: `layers.3.mlp.down`
+    """
+
+    def __init__(self, context: int, names: Mapping[int, str] | None = None) -> None:
         self.context = context
         self.nodes: list[_Node] = []
+        self.names = names or {}
+        self.operations: list[dict[str, Any]] = []
+        """Of the compiled program, in its order: what whoever reads its times must know of each."""
         self._angles: dict[Any, _Value] = {}
 
     def _note(
@@ -252,10 +260,17 @@ def compile_program(
         found.block(blocks.get((id(value), form), ()))
         return found
 
+    position_bytes = _native.page_bytes(kv_type, 1, kv_heads, head_dim) / _native.PAGE_TOKENS
+    cache = {"kv_heads": kv_heads, "head_dim": head_dim, "kv_type": kv_type, "position_bytes": position_bytes}
     nowhere = _native.Place(-1, 0)
+    module = ""
     for index, node in enumerate(ops.nodes):
         a = node.arguments
+        module = _module(node, module, ops.names)
+        described = _described(node, cache)
+        ops.operations.append({"kind": node.kind, "module": module, **described})
         if node.kind == "head":
+            ops.operations[-1]["sketch_bytes"] = 0 if sketch is None else sketch.nbytes
             (x,) = node.inputs
             program.head(
                 a["matrix"], sketch, at(x), _native.Place(layout.packed_offset, x.width, *a["matrix"].form),
@@ -291,4 +306,36 @@ def compile_program(
             program.add(at(node.inputs[0]), at(node.inputs[1]), target)
         for value, form in layout.passes.get(index, []):
             program.pack(at(value), at(value, form))
+            ops.operations.append({"kind": "pack", "module": module, "width": value.width, "out": form[0]})
     return program
+
+
+def _module(node: _Node, before: str, names: Mapping[int, str]) -> str:
+    """Where in the model an operation belongs: with its weight, or in the layer it works on."""
+    a = node.arguments
+    if node.kind in ("embed", "head", "angles"):
+        return node.kind
+    if node.kind in ("rope_store", "attend"):
+        return f"layers.{a['layer']}.attn.{node.kind}"
+    if node.kind == "add":
+        return f"{before.rpartition('.')[0]}.add".lstrip(".")
+    return names.get(id(a["weight" if node.kind == "norm" else "matrix"]), node.kind)
+
+
+def _described(node: _Node, cache: dict[str, Any]) -> dict[str, Any]:
+    """Sizes of an operation, as plain values; `trimtab.machine.work` counts its work from them."""
+    a, out = node.arguments, node.output
+    known: dict[str, Any] = {} if out is None else {"width": out.width, "out": _direct_form(node, out)[0]}
+    if "matrix" in a:
+        m = a["matrix"]
+        known |= {
+            "outputs": m.rows, "inputs": m.inputs, "gated": m.gated, "format": m.format, "in": m.form[0],
+            "weight_bytes": m.nbytes, "bias": a.get("bias") is not None, "add": len(node.inputs) == 2,
+        }  # fmt: skip
+    if node.kind == "embed":
+        known |= {"row_bytes": a["table"].nbytes / a["table"].rows}
+    elif node.kind == "rope_store":
+        known |= {"inputs": node.inputs[0].width, "layer": a["layer"], "heads": a["heads"], **cache}
+    elif node.kind == "attend":
+        known |= {"layer": a["layer"], "heads": a["heads"], "window": a["window"], **cache}
+    return known

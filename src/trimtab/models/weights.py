@@ -97,6 +97,22 @@ def load_weights(source: TensorSource, config: ModelConfig, maker: Maker) -> Mod
     return _Loader(source, config, maker).model()
 
 
+_MODULES = {
+    "attn_norm": "attn.norm", "qkv": "attn.qkv", "out": "attn.out", "post_attn_norm": "attn.post_norm",
+    "mlp_norm": "mlp.norm", "gate_up": "mlp.gate_up", "down": "mlp.down", "post_mlp_norm": "mlp.post_norm",
+}  # fmt: skip
+
+
+def module_names(weights: ModelWeights) -> dict[int, str]:
+    """Where each matrix and norm belongs in the model, by its `id`: `layers.3.mlp.down`."""
+    return {
+        id(getattr(layer, field)): f"layers.{index}.{module}"
+        for index, layer in enumerate(weights.layers)
+        for field, module in _MODULES.items()
+        if getattr(layer, field) is not None
+    }
+
+
 def unpermute(heads: int, head_dim: int, rotated: int) -> npt.NDArray[np.int64]:
     """Row order that turns GGUF's interleaved rotary pairs (2i, 2i + 1) into halves (i, i + rotated / 2)."""
     head = np.arange(head_dim)

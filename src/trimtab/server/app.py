@@ -19,7 +19,7 @@ from trimtab.server.api import chat, completions, health
 from trimtab.server.api.schemas import ChatRequest, CompletionRequest, ModelCard, ModelList
 from trimtab.server.call import call_of
 from trimtab.server.console import api as console_api
-from trimtab.server.console import assets
+from trimtab.server.console import assets, recording
 from trimtab.server.operations import Operations
 from trimtab.server.served import Loading, Served
 from trimtab.server.settings import ServeSettings
@@ -76,6 +76,7 @@ def create_app(
     metrics.add_routes(app, loading, operations)
     assets.add_routes(app)
     app.state.live = console_api.add_routes(app, loading)
+    recording.add_routes(app, loading, operations)
     endpoints.add_routes(app, loading)
     State.of(settings).attach(app, loading, settings.max_body_bytes)
     _document_answers(app)

@@ -40,6 +40,7 @@ class Call:
     method, path, client : of the HTTP request, empty without one
     route : the path as the API names it, with the names of its parts; empty for an address nobody has
     handles : everything that the engine does for it
+    number : of the request, for whoever records what it goes through; 0 without one
     """
 
     tenant: Tenant = ANONYMOUS
@@ -58,9 +59,11 @@ class Call:
     status: int = 0
     traceparent: str = ""
     handles: list[Handle] = field(default_factory=list)
+    number: int = 0
     prompt_tokens: int = 0
     expired: bool = False
     _reserved: int = 0
+    _marked: float = 0.0
 
     def salt(self, cache_salt: str | None) -> str:
         """Under which the engine shares prefixes: private to the tenant, and to what the client asks for."""
@@ -95,6 +98,19 @@ class Call:
                 bucket.take(tokens)
             self._reserved += tokens
         self.prompt_tokens += prompt_tokens
+
+    def mark(self, served: Served, stage: int) -> None:
+        """A stage of `trimtab.machine.spans` ends here; it began where the last one ended."""
+        recorder = served.engine.recorder
+        if recorder.on:
+            now = time.monotonic()
+            recorder.add(stage, self._marked or self.began, now, self.number)
+            self._marked = now
+
+    @property
+    def marked(self) -> float:
+        """When the last stage that was recorded ended, by the clock of `began`."""
+        return self._marked or self.began
 
     def may_use(self, served: Served) -> bool:
         """Whether the model is the tenant's, under any of its names."""

@@ -7,6 +7,7 @@ those who want to know when it is over: logs, metrics and traces.
 from __future__ import annotations
 
 import asyncio
+import itertools
 import math
 import secrets
 from typing import TYPE_CHECKING
@@ -34,6 +35,7 @@ class Gate:
     def __init__(self, app: ASGIApp, operations: Operations) -> None:
         self.app = app
         self.operations = operations
+        self._numbers = itertools.count(1)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -41,6 +43,7 @@ class Gate:
             return
         operations = self.operations
         call = _call(scope, operations.patience_s)
+        call.number = next(self._numbers)
         scope.setdefault("state", {}).update(call=call, tenant=call.tenant)
         entered: set[str] = set()
         deadline = None

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from fastapi.responses import Response
 
+from trimtab.machine import spans
 from trimtab.server.api.generation import (
     Submitted,
     finished,
@@ -39,6 +40,8 @@ if TYPE_CHECKING:
 
 async def create(request: Request, body: ChatRequest, served: Served) -> Response:
     """Answer one chat request, streamed or whole."""
+    call = call_of(request)
+    call.mark(served, spans.PARSE)
     served.check_name(body.model)
     refuse_unsupported(body)
     if body.top_logprobs is not None and not body.logprobs:
@@ -57,10 +60,11 @@ async def create(request: Request, body: ChatRequest, served: Served) -> Respons
             "max_tokens", "Invalid 'max_tokens': expected a value of at least 1, but got 0."
         )
     tools = None if calling is None else calling.shown
-    prompt = await conversation_tokens(served, body.messages, body.chat_template_kwargs, tools=tools)
+    variables = body.chat_template_kwargs
+    prompt = await conversation_tokens(served, body.messages, variables, tools=tools, call=call)
 
     answer_id = f"chatcmpl-{secrets.token_hex(12)}"
-    submitted = submit(call_of(request), served, [prompt], params, answer_id, body.cache_salt)
+    submitted = submit(call, served, [prompt], params, answer_id, body.cache_salt)
     headers = {"x-request-id": answer_id}
     if body.stream:
         fields = {"id": answer_id, "object": "chat.completion.chunk", **origin(served)}

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from fastapi.responses import Response
 
 from trimtab.engine.output import TokenLogprob
+from trimtab.machine import spans
 from trimtab.server.api.generation import (
     INLINE_CHARACTERS,
     Submitted,
@@ -43,6 +44,8 @@ _DEFAULT_MAX_TOKENS = 16  # OpenAI's
 
 async def create(request: Request, body: CompletionRequest, served: Served) -> Response:
     """Answer one completion request, streamed or whole."""
+    call = call_of(request)
+    call.mark(served, spans.PARSE)
     served.check_name(body.model)
     refuse_unsupported(body)
     asked = _DEFAULT_MAX_TOKENS if body.max_tokens is None else body.max_tokens
@@ -61,9 +64,10 @@ async def create(request: Request, body: CompletionRequest, served: Served) -> R
         grammar=await grammar_of(body, served),
     )
     prompts = await _prompts(body, served)
+    call.mark(served, spans.TOKENIZE)
 
     answer_id = f"cmpl-{secrets.token_hex(12)}"
-    submitted = submit(call_of(request), served, prompts, params, answer_id, body.cache_salt)
+    submitted = submit(call, served, prompts, params, answer_id, body.cache_salt)
     headers = {"x-request-id": answer_id}
     writer = _Writer(served, submitted, bool(body.echo), body.logprobs, body.prompt_logprobs)
     if body.stream:

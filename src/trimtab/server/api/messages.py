@@ -10,12 +10,14 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from trimtab.machine import spans
 from trimtab.server.api.call_form import shown_by, woven
 from trimtab.server.api.generation import INLINE_CHARACTERS
 from trimtab.server.errors import ApiError
 
 if TYPE_CHECKING:
     from trimtab.server.api.schemas import Message
+    from trimtab.server.call import Call
     from trimtab.server.served import Served
 
 _RESERVED = {"self", "messages", "tools"}
@@ -27,6 +29,7 @@ async def conversation_tokens(
     variables: Mapping[str, Any] | None = None,
     *,
     tools: Sequence[Mapping[str, Any]] | None = None,
+    call: Call | None = None,
 ) -> list[int]:
     """Token ids of a conversation.
 
@@ -34,6 +37,7 @@ async def conversation_tokens(
     ----------
     variables : what a request's `chat_template_kwargs` hands to the template
     tools : descriptions of functions, for templates that show them to the model
+    call : whose stages are recorded, when something records
 
     Raises
     ------
@@ -52,7 +56,14 @@ async def conversation_tokens(
         )
 
     def render() -> list[int]:
-        return served.tokenizer.encode_chat(rendered, tools=tools, **given)
+        tokenizer = served.tokenizer
+        text = tokenizer.chat(rendered, tools=tools, **given)
+        if call is not None:
+            call.mark(served, spans.TEMPLATE)
+        tokens = tokenizer.encode(text, add_special=False)
+        if call is not None:
+            call.mark(served, spans.TOKENIZE)
+        return tokens
 
     length = sum(len(str(message["content"])) for message in rendered)
     return render() if length <= INLINE_CHARACTERS else await asyncio.to_thread(render)

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 from fastapi.responses import Response
 
 from trimtab.errors import TrimtabError
+from trimtab.machine import spans
 from trimtab.server.errors import ApiError, error_answer, from_api, from_trimtab
 
 if TYPE_CHECKING:
@@ -129,12 +130,17 @@ class EventStream(Response):
         return cls(first, events, handles, headers)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        record, number = self.handles[0].recorder, scope["state"]["call"].number
+        began = record.begin()
         await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
         async with cancelled_on_disconnect(receive, self.handles):
             await send({"type": "http.response.body", "body": self.first, "more_body": True})
+            record.end(spans.WRITE, began, number)
             try:
                 async for event in self.events:
+                    began = record.begin()
                     await send({"type": "http.response.body", "body": event, "more_body": True})
+                    record.end(spans.WRITE, began, number)
             except Exception as error:
                 await send({"type": "http.response.body", "body": _error_event(error), "more_body": True})
         await send({"type": "http.response.body", "body": b"", "more_body": False})
