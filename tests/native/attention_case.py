@@ -85,11 +85,13 @@ class AttentionProgram:
         identity = matrix_of("bf16", np.eye(case.width))
         ops.head(out, np.full(case.width, 2.0**20, np.float32), 2.0**40, identity)
         self._keep = (pool, table, identity)
+        self.pool = pool
         self.width = case.width
         self.program = compile_program(
             ops, pool, chosen, kv_type=case.kv_type, layers=1, kv_heads=case.kv_heads,
             head_dim=case.head_dim, num_pages=pages, max_rows=256, max_wanted=256, vocab=case.width,
         )  # fmt: skip
+        self.operations = ops.operations
 
     def run(self, spans: Sequence[tuple[Sequence[int], int, Sequence[int]]]) -> Floats:
         """Spans of (tokens, first position, pages) -> (rows, width)."""

@@ -354,15 +354,3 @@ def test_malformed_sampling_changes_nothing(change: dict[str, Any]) -> None:
 def test_results_of_another_shape_are_refused(shape: tuple[int, ...]) -> None:
     with pytest.raises(ValueError, match="vocabulary"):
         begun().program.logits(*GOOD.values(), np.zeros(shape, np.float32))
-
-
-def test_times_are_kept_by_operation_when_asked_for() -> None:
-    program = begun().program
-    logits(program, GOOD)
-    assert program.take_times() == {}
-    program.timed = True
-    logits(program, GOOD)
-    times = program.take_times()
-    assert set(times) == {"embed", "angles", "rope_store", "attend", "head"}
-    assert all(seconds > 0 for seconds in times.values())
-    assert program.take_times() == {}

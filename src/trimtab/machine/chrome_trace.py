@@ -1,7 +1,7 @@
 """A recording as a trace that chrome://tracing and Perfetto open: the Trace Event Format's JSON.
 
-Threads are rows, spans are boxes that lie inside each other, a step's rows are a curve. `faults` holds a trace
-against the format's rules, for tests and for traces from elsewhere.
+Threads are rows, spans are boxes that lie inside each other, a step's rows are a curve. `faults` holds a
+trace against the format's rules, for tests and for traces from elsewhere.
 
 References: Trace Event Format (Google, 2016), the parts "complete", "metadata", "async" and "counter" events.
 """
@@ -64,7 +64,7 @@ def _events(recording: Recording) -> Iterator[dict[str, Any]]:
                     "args": {"value": end if number == spans.NOTE_OPENED else arg},
                 }  # fmt: skip
             elif number in _STAGES:
-                # A request's stages overlap with other requests' on the same thread: each has a row of its own.
+                # Stages of several requests overlap on one thread: each request has a row of its own.
                 same = {"name": recording.name_of(number), "cat": "request", "pid": _PROCESS, "id": arg}
                 yield {**same, "ph": "b", "ts": ts, "tid": lane.thread}
                 yield {**same, "ph": "e", "ts": (end - zero) / 1e3, "tid": lane.thread}

@@ -94,7 +94,7 @@ def engine_table(recording: Recording, steps: Steps) -> dict[str, Any]:
         if len(inside):
             seconds[spans.NAMES[number]] = float((inside["end"] - inside["begin"]).sum()) * 1e-9
             counts[spans.NAMES[number]] = len(inside)
-    rows = [
+    rows: list[dict[str, Any]] = [
         {"part": name, "calls": counts[name], "seconds": value}
         for name, value in seconds.items()
         if name != "step"
@@ -226,7 +226,7 @@ def request_table(recording: Recording, seen: Mapping[str, Seen]) -> dict[str, A
     for _, found in recording.spans(spans.WRITE):
         for _, end, _, request in found.tolist():
             written[request] = min(end, written.get(request, end))
-    rows = []
+    rows: list[dict[str, Any]] = []
     for told in recording.facts.get("requests", ()):
         number = told["number"]
         if number not in stages or told.get("status") != 200:
@@ -270,7 +270,7 @@ def memory_table(memory: Mapping[str, int]) -> dict[str, Any]:
         "activations",
     )
     resident = memory["resident"]
-    rows = [
+    rows: list[dict[str, Any]] = [
         {"category": name, "bytes": memory[name], "share": memory[name] / resident}
         for name in names
         if name in memory
@@ -295,7 +295,8 @@ def _kept(steps: Steps, warm: int) -> dict[str, Any]:
 def _stages(steps: Steps, kept: Mapping[str, Any]) -> list[dict[str, Any]]:
     return [
         {
-            "stage": stage, "steps": len(chosen), "rows": statistics.fmean(steps.shapes[i].rows for i in chosen),
+            "stage": stage, "steps": len(chosen),
+            "rows": statistics.fmean(steps.shapes[i].rows for i in chosen),
             "step_s": float(np.median(steps.run_s[chosen])), "seconds": float(steps.run_s[chosen].sum()),
             "closure": float(steps.seconds[chosen].sum() / steps.run_s[chosen].sum()),
         }
@@ -313,7 +314,7 @@ def _costs(recording: Recording, steps: Steps, ceilings: Ceilings) -> dict[int, 
 def _prediction(
     steps: Steps, kept: Mapping[str, Any], costs: Mapping[int, StepCost], ceilings: Ceilings | None
 ) -> list[dict[str, Any]]:
-    """Each stage's median step against the sum of its operators' least times, and against arithmetic alone."""
+    """Each stage's median step against the sum of its operators' least times, and arithmetic alone."""
     rows: list[dict[str, Any]] = []
     if ceilings is None:
         return rows

@@ -16,8 +16,9 @@ from trimtab.machine.probe import resident_bytes
 
 
 def footprint() -> dict[str, int]:
-    """Bytes: `resident` in all; of it `files` (programs, libraries, mapped data); `heap` of the C library and
-    `objects` of Python, 0 where they cannot be told."""  # noqa: D205, D209
+    """Bytes `resident` and `highest` so far; of `files` (programs, libraries, mapped data); of the C
+    library's `heap` and of Python's `objects`, 0 where they cannot be told.
+    """
     return {
         "resident": resident_bytes(),
         "highest": resident_bytes(key="VmHWM"),

@@ -44,7 +44,7 @@ class Steps:
     @property
     def run_s(self) -> Floats:
         """(N,) of the whole run, its own preparation included."""
-        return (self.end - self.begin) * 1e-9
+        return np.asarray((self.end - self.begin) * 1e-9, np.float64)
 
     def of(self, kind: str) -> npt.NDArray[np.bool_]:
         """Which steps are of this kind; see `Shape.kind`."""
@@ -75,7 +75,7 @@ def steps_of(recording: Recording) -> Steps:
 def _operations(
     lane: Lane, begin: Ints, end: Ints, count: int, inner: Any = None
 ) -> tuple[Floats, npt.NDArray[np.bool_]]:
-    """(N, K) seconds of a lane's operations, or of the `inner` spans inside them; and which steps have all."""
+    """(N, K) seconds of a lane's operations, or of `inner` spans inside them; and which steps have all."""
     found = lane.events[lane.events["id"] >= spans.FIRST_OPERATION]
     starts = found["begin"].astype(np.int64)
     # A worker's first operation may begin a moment before the clock that the main thread read: by the end.
