@@ -49,7 +49,7 @@ class SpellingRunner:
     Where a mask forbids that, it is one of those allowed, in turn.
     """
 
-    config: Any = SimpleNamespace(vocab_size=VOCAB, context=CONTEXT, hidden=WIDTH)
+    config: Any = SimpleNamespace(vocab_size=VOCAB, context=CONTEXT, hidden=WIDTH, name="speller", layers=1)
     num_pages = 256
     max_rows = 256
     max_wanted = 64

@@ -53,6 +53,8 @@ def dissect(
     kept = _kept(steps, warm)
     costs = {} if ceilings is None else _costs(recording, steps, ceilings)
     facts = {name: value for name, value in recording.facts.items() if name not in ("memory", "requests")}
+    facts["formats"] = sorted({str(each["format"]) for each in recording.operations if "format" in each})
+    facts["kv_type"] = next((each["kv_type"] for each in recording.operations if "kv_type" in each), None)
     return {
         "schema": SCHEMA,
         "stage": recording.facts.get("stage", "serve"),
@@ -64,6 +66,7 @@ def dissect(
             "stages": _stages(steps, kept),
         },
         "engine": engine_table(recording, steps),
+        "server": server_table(recording),
         "modules": operator_table(recording, steps, kept, costs, by=_module_of),
         "operators": operator_table(recording, steps, kept, costs, by=_operator_of),
         "threads": thread_table(steps),
@@ -121,6 +124,17 @@ def _inside_steps(steps: Steps, step_s: float, calls: int) -> list[dict[str, Any
         {"part": name, "calls": calls, "seconds": value}
         for name, value in [*rows, ("call into the program", max(0.0, call))]
     ]
+
+
+def server_table(recording: Recording) -> list[dict[str, Any]]:
+    """What making and writing text took, in the threads that answer."""
+    rows = []
+    for number in (spans.DETOKENIZE, spans.WRITE):
+        found = [events for _, events in recording.spans(number)]
+        if found:
+            seconds = sum(float((events["end"] - events["begin"]).sum()) for events in found) * 1e-9
+            rows.append({"part": spans.NAMES[number], "calls": sum(map(len, found)), "seconds": seconds})
+    return rows
 
 
 # --- operators --------------------------------------------------------------------------------------------

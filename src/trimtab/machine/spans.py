@@ -9,8 +9,10 @@ from __future__ import annotations
 
 import json
 import os
+import struct
 import tempfile
 import zipfile
+import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from io import BytesIO
@@ -42,6 +44,7 @@ ENGINE = (INBOX, SCHEDULE, ASSEMBLE, STEP, COMMIT, WAKE, IDLE)
 STAGES = (ARRIVE, PARSE, TEMPLATE, TOKENIZE, SUBMIT, QUEUE, PREFILL, DECODE, DELIVER)
 """Spans of one request, whose number is their argument: they follow each other in this order."""
 MOST_BYTES = 2**30
+_PACKED = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,6 +158,8 @@ class Recording:
             with zipfile.ZipFile(BytesIO(content)) as archive:
                 if sum(info.file_size for info in archive.infolist()) > MOST_BYTES:
                     raise ValueError("too large")
+                if any(info.compress_type not in _PACKED for info in archive.infolist()):
+                    raise ValueError("packed in a way that is not written here")
                 head = json.loads(archive.read("recording.json"))
                 if head["schema"] != SCHEMA:
                     raise ValueError(f"its schema is {head['schema']!r}; this version reads {SCHEMA!r}")
@@ -173,8 +178,8 @@ class Recording:
                 raise ValueError("an event of an operation that is not there")
             return cls(lanes, operations, dict(head["facts"]))
         except (
-            zipfile.BadZipFile, ValueError, KeyError, TypeError, AttributeError, EOFError, OSError,
-            NotImplementedError, RecursionError, zipfile.LargeZipFile, RuntimeError,
+            zipfile.BadZipFile, zlib.error, struct.error, ValueError, KeyError, TypeError, AttributeError,
+            EOFError, OSError, NotImplementedError, RecursionError, zipfile.LargeZipFile, RuntimeError,
         ) as error:  # fmt: skip
             raise UsageError(
                 f"this is no recording: {error}", "make one: `trimtab measure dissect serve`"
