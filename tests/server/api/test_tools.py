@@ -212,13 +212,16 @@ def test_a_template_that_shows_tools_gets_them() -> None:
 
     seen: dict[str, Any] = {}
 
-    def encode_chat(messages: Any, **options: Any) -> list[int]:
+    def chat(messages: Any, **options: Any) -> str:
         seen.update(options, messages=messages)
-        return [1]
+        return "rendered"
 
-    tokenizer = SimpleNamespace(tool_template="{{ tools }} <tool_call>", encode_chat=encode_chat)
+    def encode(text: str, *, add_special: bool = True) -> list[int]:
+        return [1] if text == "rendered" and not add_special else []
+
+    tokenizer = SimpleNamespace(tool_template="{{ tools }} <tool_call>", chat=chat, encode=encode)
     served: Any = SimpleNamespace(tokenizer=tokenizer)
     turns = [Message(role="user", content="x"), Message(role="tool", content="y", tool_call_id="call_1")]
-    asyncio.run(conversation_tokens(served, turns, tools=TOOLS))
+    assert asyncio.run(conversation_tokens(served, turns, tools=TOOLS)) == [1]
     assert seen["tools"] == TOOLS
     assert [turn["role"] for turn in seen["messages"]] == ["user", "tool"]
