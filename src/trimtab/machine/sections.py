@@ -56,19 +56,19 @@ MEASURERS = (
     ),
     Measurer(
         "trimtab.machine.stream:measure", ("bandwidth",),
-        "memory bandwidth, cost of a parallel region", 35, 3,
+        "memory bandwidth, cost of a parallel region", 74, 3,
     ),
-    Measurer("trimtab.machine.peak:measure", ("peak",), "arithmetic peaks by type and shape", 12, 2),
+    Measurer("trimtab.machine.peak:measure", ("peak",), "arithmetic peaks by type and shape", 13, 1),
     Measurer(
         "trimtab.machine.micro:measure", ("latency", "peak_units", "sync"),
-        "latency of memory, instructions and the system", 35, 4,
+        "latency of memory, instructions and the system", 21, 3,
     ),
-    Measurer("trimtab.machine.disk:measure", ("disk",), "the disk, by size and queue depth", 22, 3),
+    Measurer("trimtab.machine.disk:measure", ("disk",), "the disk, by size and queue depth", 15, 2),
     Measurer(
         "trimtab.machine.process:measure", ("process",),
-        "starting processes, importing, touching memory", 12, 2,
+        "starting processes, importing, touching memory", 13, 1,
     ),
-    Measurer("trimtab.machine.gpu:measure", ("gpu",), "a GPU's ceilings, where there is one", 20, 4),
+    Measurer("trimtab.machine.gpu:measure", ("gpu",), "a GPU's ceilings, where there is one", 10, 3),
 )  # fmt: skip
 
 SECTIONS = {name: measurer for measurer in MEASURERS for name in measurer.sections}
