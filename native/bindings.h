@@ -9,6 +9,7 @@ void bind_probe(nanobind::module_& m);
 void bind_exec(nanobind::module_& m);
 void bind_stream(nanobind::module_& m);
 void bind_recorder(nanobind::module_& m);
+void bind_image(nanobind::module_& m);
 void bind_core(nanobind::module_& m);
 void bind_disk(nanobind::module_& m);
 void bind_micro(nanobind::module_& m);

@@ -20,6 +20,7 @@ NB_MODULE(_native, m) {
   bind_stream(m);
   bind_micro(m);
   bind_timing(m);
+  bind_image(m);
   m.def("trim_heap", [] {
 #if defined(__GLIBC__)
     malloc_trim(0);

@@ -46,7 +46,7 @@ def create_app(
     app.state.operations = operations = operations or Operations.of(settings)
     app.add_middleware(Gate, operations=operations)
     if settings.cors_origin:
-        _allow_pages(app, settings.cors_origin)
+        allow_pages(app, settings.cors_origin)
     errors.install(app)
 
     # The answers are finished `Response` objects: FastAPI has nothing left to validate or convert.
@@ -83,7 +83,7 @@ def create_app(
     return app
 
 
-def _allow_pages(app: FastAPI, origins: tuple[str, ...]) -> None:
+def allow_pages(app: FastAPI, origins: tuple[str, ...]) -> None:
     """Let pages of these origins call from a browser; outermost, so that refusals reach them too."""
     from starlette.middleware.cors import CORSMiddleware
 

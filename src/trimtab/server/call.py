@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from fastapi import Request
 
     from trimtab.engine.handle import Handle
+    from trimtab.server.pipeline.work import Job
     from trimtab.server.served import Served
 
 TOO_LATE = "the request took longer than this server allows"
@@ -41,6 +42,7 @@ class Call:
     route : the path as the API names it, with the names of its parts; empty for an address nobody has
     handles : everything that the engine does for it
     number : of the request, for whoever records what it goes through; 0 without one
+    job : what a pipeline does for it
     """
 
     tenant: Tenant = ANONYMOUS
@@ -60,6 +62,7 @@ class Call:
     traceparent: str = ""
     handles: list[Handle] = field(default_factory=list)
     number: int = 0
+    job: Job | None = None
     prompt_tokens: int = 0
     expired: bool = False
     _reserved: int = 0
@@ -131,6 +134,8 @@ class Call:
         for handle in self.handles:
             handle.cause = TOO_LATE
             handle.cancel()
+        if self.job is not None:
+            self.job.deadline = 0.0
 
     @property
     def output_tokens(self) -> int:

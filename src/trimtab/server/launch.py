@@ -21,6 +21,8 @@ from trimtab.server.served import Loading, Served
 from trimtab.server.settings import ServeSettings
 
 if TYPE_CHECKING:
+    from fastapi import FastAPI
+
     from trimtab.server.operations import Operations
 
 _LISTEN_BACKLOG = 128
@@ -32,6 +34,8 @@ def serve(
     settings: ServeSettings,
     load: Callable[[ServeSettings, Callable[[], None]], Served],
     announce: Callable[[Served, str], None] = lambda served, url: None,
+    *,
+    create: Callable[[Loading, ServeSettings, Operations], FastAPI] | None = None,
 ) -> int:
     """Serve until told to stop.
 
@@ -39,6 +43,7 @@ def serve(
     ----------
     load : opens the model, in a thread of its own; calls its second argument when only weights are left
     announce : called with the model and the server's address once requests are answered
+    create : makes the HTTP application; default: the OpenAI-compatible one
 
     Returns
     -------
@@ -63,7 +68,11 @@ def serve(
         # memory in pieces that nothing can use. Packing the weights takes no Python and goes on meanwhile.
         loading.wait_for_words()
 
-    from trimtab.server.app import create_app
+    make = create
+    if make is None:
+        from trimtab.server.app import create_app
+
+        make = create_app
     from trimtab.server.process import DrainingServer, server_config
     from trimtab.server.watching import logs
 
@@ -79,10 +88,11 @@ def serve(
 
         traces = exporter(settings.otlp_endpoint)
         operations.listeners.append(traces)
-    app = create_app(loading, settings, operations)
+    app = make(loading, settings, operations)
     server = DrainingServer(server_config(app, settings))
-    # The first chat would import the template engine; here it happens while weights are being packed.
-    import trimtab.models.chat  # noqa: F401
+    if create is None:
+        # The first chat would import the template engine; here it happens while weights are being packed.
+        import trimtab.models.chat  # noqa: F401
 
     loading.on_failure(server.stop)
     scheme = "http" if settings.tls_cert is None else "https"
@@ -94,7 +104,7 @@ def serve(
     app.state.kept.close()
     loader.join(_JOIN_S)
     if not loader.is_alive():
-        loading.result().engine.close()
+        loading.result().close()
     return server.ended_by
 
 

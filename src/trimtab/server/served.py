@@ -53,10 +53,17 @@ class Served:
 
     def check_name(self, asked: str | None) -> None:
         """Refuse a request for another model."""
-        if asked is not None and not self.knows(asked):
-            raise UnknownName(
-                f"the model {asked!r} does not exist", f"this server has {self.name!r}", "model"
-            )
+        checked_name(asked, self.name, self.aliases)
+
+    def close(self) -> None:
+        """Stop its engine."""
+        self.engine.close()
+
+
+def checked_name(asked: str | None, name: str, aliases: frozenset[str]) -> None:
+    """Refuse what is neither nothing nor one of the names."""
+    if asked is not None and asked != name and asked not in aliases:
+        raise UnknownName(f"the model {asked!r} does not exist", f"this server has {name!r}", "model")
 
 
 class Loading:

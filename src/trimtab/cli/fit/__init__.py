@@ -7,6 +7,7 @@ import typer
 from trimtab.cli.lazy import LazyGroup
 
 COMMANDS: dict[str, str] = {
+    "pipeline": "settings of a vision pipeline for a latency objective, from what was measured",
     "predict": "how long work will take here, without running it",
 }
 

@@ -17,6 +17,7 @@ COMMANDS: dict[str, str] = {
     "llm": "how long requests take with a model on an engine",
     "device": "conversations on a device or under its limits: run, report, fit",
     "micro": "what instructions, memory levels, cores and system calls cost",
+    "pipeline": "what each stage of a vision pipeline demands, and how much it can take",
 }
 
 

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from trimtab.engine.handle import Handle
     from trimtab.engine.output import Delta
     from trimtab.server.api.schemas import Usage
+    from trimtab.server.pipeline.work import Job
 
 CANCELLED = "the request was cancelled: the server is stopping or the client has left"
 DONE = b"data: [DONE]\n\n"
@@ -81,7 +82,7 @@ def cancelled(handles: Sequence[Handle]) -> ApiError:
 
 
 @asynccontextmanager
-async def cancelled_on_disconnect(receive: Receive, handles: Sequence[Handle]) -> AsyncIterator[None]:
+async def cancelled_on_disconnect(receive: Receive, handles: Sequence[Handle | Job]) -> AsyncIterator[None]:
     """While inside, a client that goes away ends its generations; so does any error."""
 
     async def watch() -> None:

@@ -1,0 +1,1 @@
+"""Search: what to choose, given what was measured."""
