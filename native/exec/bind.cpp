@@ -15,6 +15,7 @@ namespace nb = nanobind;
 using namespace trimtab;
 
 void bind_exec(nb::module_& m) {
+  m.attr("EXECUTOR") = kExecutor;
   nb::class_<exec::Crowding>(m, "Crowding")
       .def(nb::init<>())
       .def("together", &exec::Crowding::together, nb::arg("kind"))
