@@ -11,6 +11,10 @@
 
 #include "exec/piece.h"
 
+namespace trimtab {
+class Recorder;
+}
+
 namespace trimtab::exec {
 
 class Async {
@@ -52,6 +56,8 @@ class Async {
   }
 
   void barrier(int) { meeting_.arrive_and_wait(); }
+
+  Recorder* recorder = nullptr;  // its waits are the library's, and not recorded
 
  private:
   static int checked(int threads) {

@@ -52,6 +52,21 @@ bool ForkJoin::wait_while(std::atomic<uint32_t>& word, uint32_t value, std::atom
   return true;
 }
 
+bool ForkJoin::wait_until(std::atomic<uint32_t>& word, uint32_t value, std::atomic<int>& sleepers, int spins) {
+  for (int i = 0; i < spins; ++i) {
+    if (word.load(std::memory_order_acquire) == value) return false;
+    relax();
+  }
+  sleepers.fetch_add(1, std::memory_order_seq_cst);
+  for (;;) {
+    const uint32_t seen = word.load(std::memory_order_seq_cst);
+    if (seen == value) break;
+    word.wait(seen, std::memory_order_acquire);
+  }
+  sleepers.fetch_sub(1, std::memory_order_relaxed);
+  return true;
+}
+
 void ForkJoin::wake(std::atomic<uint32_t>& word, std::atomic<int>& sleepers) {
   word.fetch_add(1, std::memory_order_seq_cst);
   if (sleepers.load(std::memory_order_seq_cst) > 0) word.notify_all();
@@ -65,16 +80,18 @@ void ForkJoin::work(int thread) {
     ++seen;
     if (stopping_) return;
     job_(thread);
-    barrier(thread);
+    // The caller waits for all, and nobody for the caller: a worker is ready for the next run at once.
+    wake(ended_, end_sleepers_);
   }
 }
 
 void ForkJoin::run_all(Call job) {
   stalls_.store(0, std::memory_order_relaxed);
   job_ = job;
+  awaited_ += uint32_t(threads_ - 1);
   wake(start_, start_sleepers_);
   job(0);
-  barrier(0);
+  if (wait_until(ended_, awaited_, end_sleepers_, kSpins)) stalls_.fetch_add(1, std::memory_order_relaxed);
 }
 
 void ForkJoin::run_often(Call job, int kind) {

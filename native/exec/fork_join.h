@@ -95,8 +95,9 @@ class ForkJoin {
   void run_often(Call, int kind);
   void work(int thread);
   void meet();
-  // Whether it fell asleep.
+  // Whether it fell asleep. Ends when `word` is no longer (`wait_while`), or is (`wait_until`), this value.
   static bool wait_while(std::atomic<uint32_t>& word, uint32_t value, std::atomic<int>& sleepers, int spins);
+  static bool wait_until(std::atomic<uint32_t>& word, uint32_t value, std::atomic<int>& sleepers, int spins);
   static void wake(std::atomic<uint32_t>& word, std::atomic<int>& sleepers);
 
   const int threads_;
@@ -104,10 +105,14 @@ class ForkJoin {
   Crowding crowding_;
   const std::vector<int> cpus_;
   std::vector<std::thread> workers_;
-  Call job_{};
-  bool stopping_ = false;
+  uint32_t awaited_ = 0;  // what `ended_` says when all workers are through with this run
+  // What starts a run lies in one cache line, so that a worker fetches it at once; what ends it, in another.
   alignas(64) std::atomic<uint32_t> start_{0};
   std::atomic<int> start_sleepers_{0};
+  Call job_{};
+  bool stopping_ = false;
+  alignas(64) std::atomic<uint32_t> ended_{0};
+  std::atomic<int> end_sleepers_{0};
   alignas(64) std::atomic<uint32_t> generation_{0};
   std::atomic<int> barrier_sleepers_{0};
   std::atomic<int> stalls_{0};  // waits at a barrier in this run that ended asleep

@@ -6,10 +6,6 @@
 #endif
 namespace trimtab::exec {
 
-// How results go to memory: `streaming` past the caches, which spares reading the line first and is right for ranges
-// that no cache holds.
-enum class Store : uint8_t { plain, streaming };
-
 inline namespace TRIMTAB_ISA {
 
 #if defined(__AVX512F__)

@@ -14,6 +14,10 @@
 
 namespace trimtab::exec {
 
+// How results go to memory: `streaming` past the caches, which spares reading the line first and is right for ranges
+// that no cache holds.
+enum class Store : uint8_t { plain, streaming };
+
 struct Bf16 { uint16_t bits; };
 
 // Functions are one for each instruction set that a file is compiled for: the linker must not keep one for all.

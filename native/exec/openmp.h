@@ -11,6 +11,10 @@
 
 #include "exec/piece.h"
 
+namespace trimtab {
+class Recorder;
+}
+
 namespace trimtab::exec {
 
 class OpenMp {
@@ -54,6 +58,8 @@ class OpenMp {
   void barrier(int) {
 #pragma omp barrier
   }
+
+  Recorder* recorder = nullptr;  // its waits are the library's, and not recorded
 
  private:
   const int threads_;

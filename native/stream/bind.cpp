@@ -13,6 +13,9 @@
 #include <thread>
 
 #include "bindings.h"
+#if defined(TRIMTAB_CUDA)
+#include "cuda/stream.h"
+#endif
 #include "exec/chunk.h"
 #include "stream/stream.h"
 
@@ -150,4 +153,15 @@ void bind_stream(nb::module_& m) {
   m.def("stream_store", [](const Kernels& kernels, const std::string& dtype, bool streaming) {
     return std::string(kernels.stores[!streaming ? 0 : dtype == "f64" ? 1 : 2]);
   }, nb::arg("kernels"), nb::arg("dtype"), nb::arg("streaming"), "The instruction with which passes write.");
+
+#if defined(TRIMTAB_CUDA)
+  m.def("cuda_devices", &cuda_devices, "GPUs that can be used.");
+  m.def("cuda_stream", [](int device, const std::string& dtype, int64_t n, const std::vector<std::string>& patterns, int rounds) {
+    const Number number = by_name<Number>(dtype, {"f64", "f32", "bf16"}, "type");
+    const std::vector<Pattern> all = patterns_of(patterns);
+    nb::gil_scoped_release release;
+    return cuda_stream(device, number, n, all, rounds);
+  }, nb::arg("device"), nb::arg("dtype"), nb::arg("n"), nb::arg("patterns"), nb::arg("rounds"),
+     "Seconds of each pass of STREAM in a GPU's memory, by pattern and round.");
+#endif
 }

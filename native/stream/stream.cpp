@@ -5,6 +5,8 @@
 #include <optional>
 #include <stdexcept>
 
+#include "stream/replay.h"
+
 namespace trimtab {
 namespace {
 
@@ -21,35 +23,6 @@ std::vector<int> cpus_for(int threads) {
   cpus.resize(threads);
   return cpus;
 }
-
-// What a single number of each array becomes. Results are rounded as the arrays' type rounds, so the arrays must be
-// equal to it and not only near.
-template <class T>
-struct Replay {
-  T a, b, c;
-  double sum = 0;
-
-  void pass(Pattern pattern, int64_t n) {
-    using exec::widen;
-    using S = decltype(widen(T{}));
-    const S s = S(kScalar);
-    switch (pattern) {
-      case Pattern::copy: c = a; break;
-      case Pattern::scale: b = exec::narrow<T>(widen(c) * s); break;
-      case Pattern::add: c = exec::narrow<T>(widen(a) + widen(b)); break;
-      case Pattern::triad: a = exec::narrow<T>(widen(b) + widen(c) * s); break;
-      case Pattern::sum: sum = double(n) * double(widen(a)); break;
-      case Pattern::fill: c = exec::narrow<T>(S(kFilled)); break;
-    }
-  }
-};
-
-constexpr const char* kNames[] = {"copy", "scale", "add", "triad", "sum", "fill"};
-
-template <class T>
-constexpr double kTolerance = sizeof(T) == 8 ? 1e-13 : 1e-6;  // STREAM's, of the mean relative error
-template <class T>
-constexpr double kSumTolerance = sizeof(T) == 8 ? 1e-11 : 1e-5;  // 128 additions of a float, thousands of a double
 
 }  // namespace
 
@@ -113,9 +86,7 @@ struct Typed final : StreamData {
   }
 
   StreamArrays start() override {
-    using S = decltype(exec::widen(T{}));
-    // STREAM's values; without a copy before them, c would be zero for a pass that reads it, and nothing checked.
-    replay = {exec::narrow<T>(S(1)), exec::narrow<T>(S(2)), exec::narrow<T>(S(copies ? 0 : 4))};
+    replay = Replay<T>::start(copies);
     const T values[] = {replay.a, replay.b, replay.c};
     exec::AnyExecutor on = place.loops();
     for (int i = 0; i < 3; ++i)
@@ -139,12 +110,9 @@ struct Typed final : StreamData {
       });
       double error = 0;
       for (int part = 0; part < on.parts(); ++part) error += errors.of[part].value;
-      if (!(error / double(n) <= kTolerance<T> * std::fabs(wanted)))
-        throw std::runtime_error(std::string("STREAM: array ") + "abc"[i] + " is off by " + std::to_string(error / double(n)) +
-                                 " on average where " + std::to_string(wanted) + " was expected");
+      check_array<T>("abc"[i], error / double(n), wanted);
     }
-    if (!(std::fabs(sum - replay.sum) <= kSumTolerance<T> * std::fabs(replay.sum)))
-      throw std::runtime_error("STREAM: the sum is " + std::to_string(sum) + " and not " + std::to_string(replay.sum));
+    check_sum<T>(sum, replay.sum);
   }
 
   StreamPlace& place;
@@ -172,8 +140,7 @@ Stream::Stream(StreamPlace& place, const Kernels& kernels, Number number, int64_
 Stream::~Stream() = default;
 
 StreamTimes Stream::trial(int rounds, int64_t repeats, bool streaming) {
-  // Values grow fifteenfold a round; a float holds 32 of them.
-  if (rounds < 1 || rounds > 30) throw std::invalid_argument("rounds must lie between 1 and 30");
+  if (rounds < 1 || rounds > kMostRounds) throw std::invalid_argument("rounds must lie between 1 and 30");
   if (repeats < 1) throw std::invalid_argument("repeats must be at least 1");
   StreamTimes times{std::vector<std::vector<double>>(patterns_.size())};
   place_.with_caller([&] {

@@ -1,0 +1,1 @@
+"""Programs and modules that a benchmark compares with and that have to be compiled first."""
