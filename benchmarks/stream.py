@@ -148,7 +148,7 @@ class Bench:
         self.stores[OURS] = _native.stream_store(self.kernels, "f64", True)
         self.stores[PLAIN] = _native.stream_store(self.kernels, "f64", False)
         self.stores[NAIVE] = self.stores[BLOCK] = self.stores[OURS]
-        driver = str(roster.HERE / "regions_peer.py")
+        driver = str(roster.HERE / "regions.py")
         self.workers["python"] = stack.enter_context(Worker("regions", [sys.executable, driver]))
 
     def cells(self, threads: int) -> Cells:
@@ -268,7 +268,7 @@ class Bench:
             for name in programs.EXECUTORS:
                 self._absent(f"decode on {name}", error)
             modules = {}
-        driver, load = str(roster.HERE / "executor_peer.py"), {"sequences": 1, "positions": 512}
+        driver, load = str(roster.HERE / "other_executor.py"), {"sequences": 1, "positions": 512}
         load |= {"model": str(task.model), "threads": self.threads}
 
         def contender(name: str, module: str, environment: Mapping[str, str]) -> Contender:

@@ -28,6 +28,7 @@ NAMES = [
     "quality",
     "serve",
     "startup",
+    "stream",
     "structured",
 ]
 
