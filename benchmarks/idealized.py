@@ -3,7 +3,7 @@
 Work: trimtab's engine in this process, batch 1, prompts of distinct random token ids, end of text ignored,
 prefix sharing and drafting off. Whatever is timed on idle cores waits for a moment in which a probe request
 takes its usual least time; the calibration and what it must predict take turns, so both see the same minutes.
-(1) 110 held-out pairs of prompt <= 1920 and output <= 256 tokens, three trials each, beside the published
+(1) 110 held-out pairs of prompt <= 1920 and output <= 256 tokens, two trials each, beside the published
 model with its constant cost a token, fitted to the same requests. (2) 500 requests of a seeded mix, run and
 estimated. (3) `trimtab serve` under one to three competing clients, the minimum over trials against the mean.
 (4) Prompts of 3, 17, 40 and 100 tokens, which the calibration leaves out, beside the published rule. (5) Two

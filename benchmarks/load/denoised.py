@@ -17,13 +17,13 @@ from trimtab.machine.bench import BenchOptions, target
 from trimtab.machine.request_baseline import published_api
 from trimtab.machine.request_fit import Sample, fit
 
-LOADED_TRIALS, THINK_S = 12, 0.9
+LOADED_TRIALS, THINK_S = 16, 0.9
 
 Say = Callable[[str], None]
 
 
 def measure(options: BenchOptions, say: Say) -> dict[str, Any]:
-    points = [(p, o) for p in (1, 64, 256) for o in (1, 8, 32)]
+    points = [(p, o) for p in (1, 64, 256) for o in (1, 16, 48)]
     trials = 3 if options.quick else LOADED_TRIALS
     levels = (2,) if options.quick else (1, 2, 3)
     seen: dict[str, list[Sample]] = {"idle": []}

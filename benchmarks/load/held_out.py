@@ -18,8 +18,8 @@ from trimtab.machine.request_baseline import published
 
 SHORT = (3, 17, 40, 100)
 LONG = 1500  # from here on a constant cost a token shows
-PAIRS, TRIALS = 110, 3
-PATIENCE_S = 150.0
+PAIRS, TRIALS = 110, 2
+PATIENCE_S = 120.0
 
 Say = Callable[[str], None]
 

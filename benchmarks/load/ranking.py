@@ -18,6 +18,7 @@ from trimtab.evaluate.workload import mix
 from trimtab.machine.bench import BenchOptions, target
 
 FORMATS = ("q4", "q8", "bf16")
+TRIALS = 3
 WORKLOADS = ("chat", "summary", "extract")
 
 Say = Callable[[str], None]
@@ -25,7 +26,7 @@ Say = Callable[[str], None]
 
 def measure(options: BenchOptions, say: Say) -> dict[str, Any]:
     formats, count = (FORMATS[:2], 2) if options.quick else (FORMATS, 4)
-    trials = 1 if options.quick else 3
+    trials = 1 if options.quick else TRIALS
     work = {name: mix(name, count, SEED, most_prompt=1600) for name in WORKLOADS}
     opened: dict[str, tuple[Inside, Calibration]] = {}
     measured: dict[str, dict[str, list[float]]] = {}

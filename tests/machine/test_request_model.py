@@ -200,3 +200,20 @@ def test_costs_must_be_measured(wrong: dict[int, float]) -> None:
         PromptCost.of(wrong, {})
     with pytest.raises(UsageError):
         PromptCost.of({5: 1.0}, {}).at(0)
+
+
+@given(st.lists(st.floats(0.7, 1.5), min_size=10, max_size=10))
+def test_prompts_seen_once_lean_on_the_curve_and_those_seen_often_stay(factors: list[float]) -> None:
+    prompts = (1, 8, 30, 64, 100, 300, 700, 1000, 1500, 1920)
+    firsts = {p: alpha(p) * f for p, f in zip(prompts, factors, strict=True)}
+    often = request_fit.smoothed(firsts, dict.fromkeys(prompts, 1e6), 0.1)
+    assert often == pytest.approx(firsts, rel=1e-3)
+    assert request_fit.smoothed(firsts, dict.fromkeys(prompts, 1.0), 0.0) == pytest.approx(firsts)
+
+
+def test_one_slow_trial_does_not_bend_the_curve() -> None:
+    prompts = (1, 8, 30, 64, 100, 300, 700, 1000, 1500, 1920)
+    firsts = {p: alpha(p) for p in prompts} | {1000: 1.4 * alpha(1000)}
+    found = request_fit.smoothed(firsts, dict.fromkeys(prompts, 1.0), 0.15)
+    assert found[1000] == pytest.approx(alpha(1000), rel=0.1)
+    assert found[700] == pytest.approx(alpha(700), rel=0.02)

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import math
 import statistics
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -31,6 +32,10 @@ _WORTH = 0.75  # a quantum must lower the left-out error to this share to be bel
 _NEAR = 3.0
 _FEW_STEPS = 8.0  # below about so many steps one stall decides a run's decode time
 _LEAST_BAND = 0.02
+_SLOW_WEIGHT = 0.5
+_ENOUGH = 8  # prompts, before their curve is believed more than they are
+_SMOOTH_FROM, _MISFIT = 64, 0.15
+_BELIEVED = 0.05  # a spread for which one trial counts as much as the curve
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,7 +161,8 @@ def _fit_batch(
         firsts, counts = _scaled(firsts, prior), {}
         quantum = 1
     beta, gamma = _decode(own, batch, take, prior)
-    return BatchFit(batch, PromptCost.of(firsts, counts, quantum), beta, gamma)
+    smooth = smoothed(firsts, counts, _spread(own, firsts), slow=_slow(take))
+    return BatchFit(batch, PromptCost.of(smooth, counts, quantum), beta, gamma)
 
 
 def _firsts(
@@ -194,7 +200,8 @@ def _decode(
         rest = np.maximum(seconds - gamma * looked, 0.1 * seconds)
         return float(np.average(rest / steps, weights=(weights * seconds) ** 2)), gamma
     design = np.stack([steps, looked], axis=1)
-    beta, gamma = _robust(design, seconds, weights, huber=take is not STATISTICS["mean"])
+    huber = take is not STATISTICS["mean"]
+    beta, gamma = map(float, _robust(design, seconds, weights, huber=huber, slow=_slow(take)))
     if gamma < 0:
         beta, gamma = float(np.average(seconds / steps, weights=(weights * seconds) ** 2)), 0.0
     if beta < 0:
@@ -202,20 +209,76 @@ def _decode(
     return beta, gamma
 
 
+def smoothed(
+    firsts: Mapping[int, float], counts: Mapping[int, float], spread: float, *, slow: float = 1.0
+) -> dict[int, float]:
+    """Prompt costs drawn towards a constant, a line and a square, the fewer their trials the more.
+
+    What a prompt costs beside those three (row blocks, a change of kernel) is believed once it was seen often
+    enough for the noise; on a quiet machine that is at once.
+
+    Parameters
+    ----------
+    spread : usual relative deviation of one trial
+    slow : weight of points above the curve
+    """
+    if len(firsts) < _ENOUGH or not counts:
+        return dict(firsts)
+    keys = sorted(firsts)
+    seconds = np.array([firsts[p] for p in keys])
+    design = np.array([[1.0, p, p * p] for p in keys])
+    weights = np.sqrt([counts[p] for p in keys]) / seconds
+    used = [0, 1, 2]
+    while True:
+        found = _robust(design[:, used], seconds, weights, huber=True, slow=slow)
+        if len(used) == 1 or float(found.min()) >= 0:
+            break
+        del used[int(found.argmin())]
+    off = np.log(seconds / np.maximum(design[:, used] @ found, 1e-3 * seconds))
+    often = [abs(o) for o, p in zip(off, keys, strict=True) if p >= _SMOOTH_FROM]
+    if often and statistics.median(often) > _MISFIT:
+        return dict(firsts)  # this engine's curve is no such one
+    doubt = (spread / _BELIEVED) ** 2
+    return {
+        p: firsts[p] * math.exp(-float(o) * doubt / (doubt + counts[p]))
+        for p, o in zip(keys, off, strict=True)
+    }
+
+
+def _spread(own: Sequence[Sample], firsts: Mapping[int, float]) -> float:
+    """Usual relative deviation of a trial from what was taken of its prompt; 0 where nothing came twice."""
+    often = Counter(sample.prompt for sample in own)
+    off = [abs(math.log(s.first_s / firsts[s.prompt])) for s in own if often[s.prompt] > 1]
+    return 1.4826 * statistics.median(off) if off else 0.0
+
+
+def _slow(take: Callable[[Sequence[float]], float]) -> float:
+    """What a point above the curve weighs: contention only adds, and few trials still have some."""
+    return _SLOW_WEIGHT if take is STATISTICS["minimum"] else 1.0
+
+
 def _robust(
     design: npt.NDArray[np.float64], seconds: npt.NDArray[np.float64], weights: npt.NDArray[np.float64],
-    *, huber: bool,
-) -> tuple[float, float]:  # fmt: skip
-    """Least squares of weighted residuals; with `huber`, those beyond 1.5 usual deviations count linearly."""
+    *, huber: bool, slow: float = 1.0,
+) -> npt.NDArray[np.float64]:  # fmt: skip
+    """Least squares of weighted residuals.
+
+    Parameters
+    ----------
+    huber : residuals beyond 1.5 usual deviations count linearly
+    slow : weight of points above the curve
+    """
     factor: npt.NDArray[np.float64] = np.ones(len(seconds))
-    found: npt.NDArray[Any] = np.zeros(2)
+    found: npt.NDArray[Any] = np.zeros(design.shape[1])
     for _ in range(8 if huber else 1):
         scale = weights * np.sqrt(factor)
         found = np.linalg.lstsq(design * scale[:, None], seconds * scale, rcond=None)[0]
-        off = np.abs(seconds - design @ found) * weights
+        above = seconds - design @ found
+        off = np.abs(above) * weights
         usual = max(1.4826 * float(np.median(off)), 1e-6)
         factor = np.minimum(1.0, 1.5 * usual / np.maximum(off, 1e-12)).astype(np.float64)
-    return float(found[0]), float(found[1])
+        factor *= np.where(above > 0, slow, 1.0)
+    return found
 
 
 def _left_out_alpha(
