@@ -16,7 +16,7 @@ import llama_cpp as lib
 import numpy as np
 from protocol import batch_answer, decode_answer, resident_bytes, serve
 
-FORMS = {"q4_0": 2, "q4_1": 3, "q8_0": 7}  # llama.cpp's own numbers of file types
+FORMS = {"q4_0": 2, "q4_1": 3, "q8_0": 7, "q5_1": 9}  # llama.cpp's own numbers of file types
 
 
 class LlamaCpp:
