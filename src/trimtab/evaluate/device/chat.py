@@ -107,14 +107,18 @@ class ChatSession:
             response = connection.getresponse()
             if response.status != 200:
                 raise AnswerFailed(f"{response.status}: {response.read(300).decode(errors='replace')}")
-            for message in _messages(response, begin.time_s + question.timeout_s, self._clock):
+            stamped: list[tuple[float, bytes]] = []
+            for data in _data(response, begin.time_s + question.timeout_s, self._clock):
+                stamped.append((self._clock(), data))
+                if len(edges) == 1 and _content(_message(data)):
+                    edges.append(("prefill", self.edge()))
+            # Read when the stream is over: the engine needs the processor meanwhile.
+            for moment, data in stamped:
+                message = _message(data)
                 usage = message.get("usage") or usage
-                for choice in message.get("choices") or []:
-                    if piece := (choice.get("delta") or {}).get("content"):
-                        pieces.append(piece)
-                        times.append(self._clock())
-                        if len(pieces) == 1:
-                            edges.append(("prefill", self.edge()))
+                if piece := _content(message):
+                    pieces.append(piece)
+                    times.append(moment)
             if not pieces:
                 failure = "an empty answer"
         except (AnswerFailed, OSError, http.client.HTTPException, ValueError, AttributeError) as error:
@@ -165,29 +169,38 @@ class ChatSession:
         return body
 
 
-def _messages(
+def _data(
     response: http.client.HTTPResponse, deadline_s: float, clock: Callable[[], float]
-) -> Iterator[dict[str, Any]]:
-    """The stream's JSON messages until its end.
+) -> Iterator[bytes]:
+    """What the stream's messages hold, until its end.
 
     Raises
     ------
-    AnswerFailed : an error in the stream, a line beyond all reason, or no end in time
+    AnswerFailed : a line beyond all reason, or no end in time
     """
     while line := response.readline(_LONGEST_LINE):
         if clock() > deadline_s:
             raise AnswerFailed("no end in time")
         if not line.endswith(b"\n"):
             raise AnswerFailed("a line without an end")
-        if not line.startswith(b"data:"):
-            continue
-        data = line[5:].strip()
-        if data == b"[DONE]":
-            return
-        message = json.loads(data)
-        if not isinstance(message, dict):
-            raise AnswerFailed("a message that is no object")
-        if "error" in message:
-            raise AnswerFailed(str(message["error"])[:300])
-        yield message
+        if line.startswith(b"data:"):
+            data = line[5:].strip()
+            if data == b"[DONE]":
+                return
+            yield data
     raise AnswerFailed("the stream broke off")
+
+
+def _message(data: bytes) -> dict[str, Any]:
+    message = json.loads(data)
+    if not isinstance(message, dict):
+        raise AnswerFailed("a message that is no object")
+    if "error" in message:
+        raise AnswerFailed(str(message["error"])[:300])
+    return message
+
+
+def _content(message: dict[str, Any]) -> str:
+    """The text of a message, empty if it has none."""
+    choices = message.get("choices") or [{}]
+    return str((choices[0].get("delta") or {}).get("content") or "")
