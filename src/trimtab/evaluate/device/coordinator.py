@@ -163,6 +163,7 @@ class _Job:
             return session.start_s + turn.token_times_s[0] - begin
         finally:
             driver.stop()
+            driver.discard()
 
     def _hold(self, session: Session, repetition: int, conversation: Conversation) -> events.Held:
         """One conversation, every turn after the other."""

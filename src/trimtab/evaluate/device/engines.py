@@ -28,7 +28,8 @@ def launch(job: Job, model: Path, *, threads: int, context: int) -> Launch:
         return Launch(engine.label, model, url=engine.url)
     if engine.name == "trimtab":
         flags = ["--port", "{port}", "--threads", str(threads), "--context", str(context)]
-        flags += ["--format", job.quant, *engine.options]
+        # A drafted token shares its pass over the weights: bytes a token are only known without.
+        flags += ["--no-drafting", "--format", job.quant, *engine.options]
         return Launch("trimtab", model, (sys.executable, "-c", _TRIMTAB, "serve", "{model}", *flags))
     if engine.name == "llama.cpp":
         from trimtab.machine import peers

@@ -161,8 +161,8 @@ class Local:
         return found
 
     def discard(self) -> None:
-        """Throw the log away that `pull` would bring."""
-        self._log.unlink(missing_ok=True) if self._log.is_file() else None
+        if self._log.is_file():
+            self._log.unlink()
 
     def _wrapped(self, command: list[str]) -> tuple[list[str], dict[str, str]]:
         return command, {}

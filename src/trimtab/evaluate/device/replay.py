@@ -78,6 +78,9 @@ class Replay:
             int(told.get("peak_file_bytes") or 0),
         )
 
+    def discard(self) -> None:
+        """The record stays where it is."""
+
     def pull(self, into: Path) -> Sequence[Path]:
         found = []
         for name in ("timeseries.csv", "engine.log"):
