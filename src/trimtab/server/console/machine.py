@@ -77,7 +77,7 @@ def work(served: Served) -> dict[str, float]:
         "step_bytes": getattr(runner, "step_bytes", runner.memory.get("weights", 0)),
         "page_bytes": runner.memory.get("pages", 0) / pages,
     }
-    if not hasattr(config, "layers"):
+    if not hasattr(config, "heads"):
         return found
     inner = config.heads * config.head_dim
     projections = config.hidden * (inner + 2 * config.kv_heads * config.head_dim) + inner * config.hidden
