@@ -52,7 +52,7 @@ def ticks(stat: Path = STAT, allowed: frozenset[int] | None = None) -> Ticks | N
         return None
     for line in lines:
         name, *words = line.split()
-        if name.startswith("cpu") and name[3:].isdigit() and int(name[3:]) in processors:
+        if name.startswith("cpu") and name[3:].isdecimal() and int(name[3:]) in processors:
             values = [*map(int, words), *[0] * 8][:8]
             user, nice, system, waiting, io, irq, softirq, stolen = values
             busy += user + nice + system + irq + softirq

@@ -121,7 +121,7 @@ def _nodes(root: Path) -> list[dict[str, Any]]:
                 "node": int(folder.name[4:]),
                 "cpus": numbers(_text(folder / "cpulist")),
                 "memory_bytes": int(total[1]) * 1024 if total else None,
-                "distances": [int(word) for word in _text(folder / "distance").split() if word.isdigit()],
+                "distances": [int(word) for word in _text(folder / "distance").split() if word.isdecimal()],
             }
         )
     return nodes
@@ -177,7 +177,7 @@ def _mhz(root: Path, info: dict[str, str]) -> float | None:
 
 def _numbered(folder: Path, prefix: str) -> list[Path]:
     """Sub-folders `prefix0`, `prefix1` ... in the order of their numbers."""
-    found = [each for each in folder.glob(f"{prefix}*") if each.name[len(prefix) :].isdigit()]
+    found = [each for each in folder.glob(f"{prefix}*") if each.name[len(prefix) :].isdecimal()]
     return sorted(found, key=lambda each: int(each.name[len(prefix) :]))
 
 

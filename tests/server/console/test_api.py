@@ -108,13 +108,17 @@ def test_the_page_has_no_inline_code() -> None:
 
 
 def test_all_that_the_page_and_its_modules_name_exists() -> None:
-    page = (FOLDER / "index.html").read_text(encoding="utf-8")
-    named = set(re.findall(r'(?:src|href)="console/([^"]+)"', page))
+    pages = [path for path in FILES if path.suffix == ".html"]
+    named = {
+        name
+        for page in pages
+        for name in re.findall(r'(?:src|href)="/?console/([^"]+)"', page.read_text("utf-8"))
+    }
     for script in SCRIPTS:
         named |= set(re.findall(r'from "\./([^"]+)"', script.read_text(encoding="utf-8")))
     assert named <= {path.name for path in FILES}
     # And nothing lies there that nobody uses.
-    assert {path.name for path in FILES} - named == {"index.html"}
+    assert {path.name for path in FILES} - named == {page.name for page in pages}
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.name)

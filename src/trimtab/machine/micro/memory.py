@@ -97,7 +97,7 @@ def free_bytes(
             used = int((group / "memory.current").read_text(encoding="ascii"))
         except (OSError, ValueError):
             continue
-        if limit.isdigit():
+        if limit.isdecimal():
             free = min(free, max(0, int(limit) - used))
     return free
 
@@ -107,6 +107,6 @@ def caches_bytes() -> dict[str, int]:
     units = {"K": 2**10, "M": 2**20, "G": 2**30}
     found: dict[str, int] = {}
     for name, text in describe().caches.items():
-        if not name.endswith("i") and text[:-1].isdigit() and text[-1] in units:
+        if not name.endswith("i") and text[:-1].isdecimal() and text[-1] in units:
             found[name[:2]] = int(text[:-1]) * units[text[-1]]
     return found
