@@ -120,8 +120,7 @@ def measure(quick: bool = False, say: Callable[[str], None] = lambda _: None) ->
     say("element-wise operators")
     traffic = []
     for size in _SIZES[: 6 if quick else None]:
-        x = torch.ones(size // 4)
-        traffic.append((float(size), 2.0 * size / _seconds(lambda x=x: x * 2.0, budget)))  # type: ignore[misc]
+        traffic.append((float(size), 2.0 * size / _seconds(_doubling(size), budget)))
     return StepCosts(products, attention, traffic, _adamw_rate(budget), _dispatch(budget)).as_dict()
 
 
@@ -134,6 +133,13 @@ def _product(shape: tuple[int, int, int], kind: torch.dtype) -> Callable[[], Any
         [torch.randn(outputs, inputs).to(kind) for _ in range(max(2, _COLD_BYTES // each))]
     )
     return lambda: functional.linear(x, next(weights))
+
+
+def _doubling(size: int) -> Callable[[], Any]:
+    """x * 2 on arrays of `size` bytes that were last used long ago: between two uses of an activation,
+    a step reads the weights of a layer or more."""
+    arrays = itertools.cycle([torch.ones(size // 4) for _ in range(max(2, _COLD_BYTES // size))])
+    return lambda: next(arrays) * 2.0
 
 
 def _dispatch(budget_s: float) -> float:

@@ -33,7 +33,33 @@ class Dense(nn.Module):
 
     def rows(self, index: Tensor) -> Tensor:
         """Weights of some outputs, (len(index), inputs), with their gradient."""
-        return functional.embedding(index, self.weight)
+        if not (self.weight.requires_grad and torch.is_grad_enabled()):
+            return functional.embedding(index, self.weight)
+        # The anchor stands in the graph for the weights, so that their gradient does not wait for this one.
+        result: Tensor = _Looked.apply(torch.zeros((), requires_grad=True), [self.weight], index)
+        return result
+
+
+class _Looked(torch.autograd.Function):
+    """Rows of a matrix; their gradient goes straight into `weight.grad`.
+
+    A table that is also the head has two gradients, one of them zero but for a few rows. Autograd would make
+    both and their sum, three matrices as large as the vocabulary; this adds the few rows to the other one.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, anchor: Tensor, table: list[nn.Parameter], index: Tensor) -> Tensor:
+        (ctx.weight,), ctx.index = table, index  # in a list, autograd does not see it
+        return functional.embedding(index, ctx.weight.detach())
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[None, None, None]:
+        (grad,) = grads
+        weight = ctx.weight
+        if weight.grad is None:
+            weight.grad = torch.zeros_like(weight)
+        weight.grad.index_add_(0, ctx.index, grad.to(weight.dtype))
+        return None, None, None
 
 
 class FourBit(nn.Module):

@@ -139,6 +139,9 @@ class _Recorder(TorchDispatchMode):
         operations, shape = _products(name, inputs, outputs)
         kind = str(inputs[0].dtype).removeprefix("torch.") if inputs else ""
         read = sum(_touched(name, x) for x in inputs)
+        if name == "index_add_":  # reads and writes the rows that are added, not the table
+            written = inputs[-1].nbytes
+            read = 2 * written
         if name not in ("empty", "empty_like", "empty_strided"):
             self._trace.operators.append(Operator(self.stage, name, operations, read, written, kind, shape))
         return result
