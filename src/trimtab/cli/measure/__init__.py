@@ -18,6 +18,7 @@ COMMANDS: dict[str, str] = {
     "device": "conversations on a device or under its limits: run, report, fit",
     "micro": "what instructions, memory levels, cores and system calls cost",
     "pipeline": "what each stage of a vision pipeline demands, and how much it can take",
+    "verify": "ten anchors again: is this still the machine of the profile?",
 }
 
 

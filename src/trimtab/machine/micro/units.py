@@ -39,7 +39,7 @@ def measure(
 
     Parameters
     ----------
-    quick : fewer samples; a quarter of a second instead of two
+    quick : fewer samples; half a second instead of two
     say : told what is being measured
 
     Returns
@@ -51,7 +51,7 @@ def measure(
 
     cpus = processors()
     kernels = [each for each in micro.kernels() if each["suite"] == "units"]
-    passes, samples = (1, 11) if quick else (5, 21)
+    passes, samples = (3, 11) if quick else (5, 21)
     rows: list[Row] = []
     if latency:
         say(f"latency of {len({(k['name'], k['width_bits']) for k in kernels})} instructions")
