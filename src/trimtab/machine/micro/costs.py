@@ -9,7 +9,7 @@ for is not known here. Method: arXiv 2402.13499 for the table, and the port mode
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from trimtab.errors import UnknownName
@@ -41,9 +41,14 @@ class Costs:
     hz: float
 
     @classmethod
-    def of(cls, section: Mapping[str, Any], cores: int = 1) -> Costs:
-        """From the data of a section `peak_units`; `cores` at work decide the clock alone."""
+    def of(cls, section: Mapping[str, Any], cores: int = 1, sync: Mapping[str, Any] | None = None) -> Costs:
+        """From the data of a section `peak_units`; `cores` at work decide the clock alone.
+
+        With that of `sync`, a store met by a load has a latency too: `store_forward 512`.
+        """
         rows = [from_dict(row) for row in section["rows"]]
+        if sync is not None:
+            rows += [replace(from_dict(row), suite="latency") for row in sync["rows"] if row["width_bits"]]
         return cls(
             _cycles(row for row in rows if row.suite == "throughput" and row.cores == 1),
             _cycles(row for row in rows if row.suite == "latency"),
