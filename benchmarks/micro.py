@@ -12,10 +12,12 @@ TMA, FP8) is measured by `trimtab measure micro --gpu` where there is one, and n
 
 from __future__ import annotations
 
+import os
 import statistics
 import time
 import tomllib
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -23,8 +25,8 @@ from typing import Any
 from trimtab.errors import Busy
 from trimtab.machine import micro, quiet
 from trimtab.machine.bench import BenchOptions, target
-from trimtab.machine.micro.costs import Costs
 from trimtab.machine.micro.rows import Row, from_dict
+from trimtab.machine.micro.units import processors
 from trimtab.machine.probe import describe
 from trimtab.machine.report import Report, command_line, versions
 from units import prediction
@@ -107,14 +109,17 @@ def _operators(
 ) -> tuple[list[dict[str, Any]], dict[str, Any]]:
     """Rounds of (operator, measured, predicted), and the medians; ratios are taken inside a round."""
     threads = options.threads or describe().usable
-    costs = Costs.of(first["peak_units"], 1, first["sync"])
+    allowed = processors()
     work = list(operators(threads, options.quick))
     rounds: list[dict[str, Any]] = []
     for number in range(options.rounds):
         quiet.wait(min(options.patience_seconds, 5))
         for operator in work[number % len(work) :] + work[: number % len(work)]:
-            ceilings = prediction.beside(operator, first["peak_units"])
-            seconds = operator.seconds(0.02 if options.quick else 0.05)
+            # What one thread does stays on the processor whose units are measured beside it.
+            cpus = allowed[: operator.threads]
+            with pinned(cpus):
+                seconds = operator.seconds(0.02 if options.quick else 0.05)
+            ceilings, costs = prediction.beside(operator, first["peak_units"], cpus)
             predicted, limit = prediction.measured_seconds(operator, ceilings, costs)
             sheet = prediction.sheet_seconds(operator, published["data_sheet"], LANE_OPS)
             rounds.append(
@@ -141,6 +146,17 @@ def _operators(
         "median error": statistics.median(abs(row["error"]) for row in rows),
         "median error by data sheet": statistics.median(abs(row["by data sheet"]) for row in rows),
     }
+
+
+@contextmanager
+def pinned(cpus: Sequence[int]) -> Iterator[None]:
+    """Keep this thread on these processors for a while."""
+    before = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, cpus)
+    try:
+        yield
+    finally:
+        os.sched_setaffinity(0, before)
 
 
 def _units(

@@ -6,6 +6,7 @@ a product counts as operations, because its peak is known by type; the rest coun
 
 from __future__ import annotations
 
+import statistics
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -35,7 +36,8 @@ class Operator:
     bytes : read from memory or a cache each time
     working_set_bytes : what is gone through before the same bytes come again
     pattern : of `measure stream`, how those bytes are met
-    phases : instructions of each part that needs the results of the part before; see `micro.costs`
+    phases : instructions of each part that needs the results of the part before; see `micro.costs`. `bytes`
+        among them are streamed from behind the first cache
     chained : instructions on a chain that nothing else fills
     regions : times that the threads start and meet
     """
@@ -53,10 +55,7 @@ class Operator:
     regions: int = 0
 
     def seconds(self, least_s: float, stretches: int = 5) -> float:
-        """Mean of one in the calmest of some stretches that take `least_s` together.
-
-        Units and bandwidth are those of calm moments too: neighbours add time to all three, at other times.
-        """
+        """Mean of one in the middle one of some stretches that take `least_s` together."""
         self.run(1)
         count, found = 1, []
         while len(found) < stretches:
@@ -67,7 +66,7 @@ class Operator:
                 found.append(took)
             else:
                 count = int(count * min(16.0, max(2.0, 1.2 * least_s / stretches / whole)))
-        return min(found)
+        return statistics.median(found)
 
 
 def operators(threads: int, quick: bool = False) -> Iterator[Operator]:
@@ -102,7 +101,8 @@ def product(
         matrix.fill(pool, start, 0, 0, part.view(np.uint8).reshape(-1), None, 0, step)
     x = chance.standard_normal((rows, inputs), dtype=np.float32)
     out = np.empty((rows, outputs), np.float32)
-    block = -(-rows // -(-rows // kernels.max_rows))
+    most = kernels.max_rows if rows <= kernels.max_rows else kernels.many_rows
+    block = -(-rows // -(-rows // most))
 
     def run(count: int) -> float:
         start = time.perf_counter()
@@ -166,7 +166,7 @@ def attention(context: int) -> Operator:
     products = HEAD_DIM / 2 * group  # of bf16 pairs, once with keys and once with values
     product = {
         "dpbf16 512": blocks * products,
-        "load 512": blocks * HEAD_DIM / 2,
+        "bytes": blocks * LANES * HEAD_DIM * 2,
         "broadcast_32 512": blocks * products,
     }
     # For each query: two scalings, three comparisons, an exponential of eight multiply-adds, rounding.
@@ -213,8 +213,8 @@ def sampling(name: str, params: SamplingParams, exponentials: int, rows: int = 1
 
     vectors = VOCAB / LANES
     # A comparison takes a multiplier's pipe; an exponential has eleven products, and as many sums elsewhere.
-    highest = {"mul_f32 512": vectors, "load 512": vectors}
-    mass = {"mul_f32 512": vectors * 11, "add_f32 512": vectors * 11, "load 512": vectors}
+    highest = {"mul_f32 512": vectors, "bytes": VOCAB * 4.0}
+    mass = {"mul_f32 512": vectors * 11, "add_f32 512": vectors * 11, "bytes": VOCAB * 4.0}
     return Operator(
         name, run, 1, bytes=VOCAB * 4, working_set_bytes=logits.nbytes,
         phases=(highest, *[mass] * exponentials),

@@ -20,6 +20,7 @@ trimtab measure micro --quick               the same in three seconds, coarser
 trimtab measure micro --suite throughput    how many of each instruction a core starts in a cycle
 trimtab measure micro --suite memory        what a load costs by footprint, and where the caches end
 trimtab measure micro --json | jq '.peak_units.peaks'
+trimtab measure micro --gpu                 a GPU of compute capability 9.0, with a program built by nvcc
 """
 
 
@@ -29,6 +30,11 @@ def micro(
         str, typer.Option(metavar="NAME", help="all, latency, throughput, memory, sync or os")
     ] = "all",
     quick: Annotated[bool, typer.Option("--quick", help="coarser, in about three seconds")] = False,
+    gpu: Annotated[bool, typer.Option("--gpu/--cpu", help="the first GPU, or the processor")] = False,
+    program: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="with --gpu: what to run; default: trimtab-gpu-micro on the path"),
+    ] = None,
     out: Annotated[
         Path | None, typer.Option(metavar="FILE", help="the profile's file; default: trimtab's cache")
     ] = None,
@@ -46,15 +52,23 @@ def micro(
     footprint; what cores and the system cost each other. Kept in the profile when it is the whole of a
     section.
     """
+    from trimtab.errors import UsageError
     from trimtab.machine import quiet
     from trimtab.machine.micro import measure, sections_of
     from trimtab.machine.profile import update, watched
 
-    names = sections_of(suite)
+    if program is not None and not gpu:
+        raise UsageError(f"--program {program}: only with --gpu", "a processor needs no program", "program")
+    names = sections_of(suite, gpu=gpu)
     if not force:
         quiet.insist(patience, note)
     with watched() as watch:
-        found = measure(suite, quick=quick, say=note)
+        if gpu:
+            from trimtab.machine.micro import gpu as device
+
+            found = {"gpu_units": device.measure(program, quick=quick, say=note)}
+        else:
+            found = measure(suite, quick=quick, say=note)
         sections = {name: watch.section({**data, "quick": quick}) for name, data in found.items()}
     # Half a section would take the place of a whole one.
     for name in names:

@@ -23,12 +23,14 @@ def sections_of(suite: str, *, gpu: bool = False) -> list[str]:
 
     Raises
     ------
-    UsageError : no such suite
+    UsageError : no such suite, or part of a GPU's, which come together
     """
     if suite != "all" and suite not in SUITES:
         raise UsageError(f"--suite {suite}: no such suite", f"there is all, {', '.join(SUITES)}", "suite")
     if gpu:
-        return ["gpu_units"] if suite == "all" else []
+        if suite != "all":
+            raise UsageError(f"--suite {suite}: a GPU's suites come together", "leave it out", "suite")
+        return ["gpu_units"]
     return [name for name, suites in SECTIONS.items() if suite == "all" or suites == (suite,)]
 
 

@@ -9,7 +9,7 @@ for is not known here. Method: arXiv 2402.13499 for the table, and the port mode
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 from trimtab.errors import UnknownName
@@ -41,33 +41,38 @@ class Costs:
     hz: float
 
     @classmethod
-    def of(cls, section: Mapping[str, Any], cores: int = 1, sync: Mapping[str, Any] | None = None) -> Costs:
-        """From the data of a section `peak_units`; `cores` at work decide the clock alone.
-
-        With that of `sync`, a store met by a load has a latency too: `store_forward 512`.
-        """
+    def of(cls, section: Mapping[str, Any], cores: int = 1) -> Costs:
+        """From the data of a section `peak_units`; `cores` at work decide the clock alone."""
         rows = [from_dict(row) for row in section["rows"]]
-        if sync is not None:
-            rows += [replace(from_dict(row), suite="latency") for row in sync["rows"] if row["width_bits"]]
         return cls(
             _cycles(row for row in rows if row.suite == "throughput" and row.cores == 1),
             _cycles(row for row in rows if row.suite == "latency"),
             section["frequency_hz"]["one" if cores == 1 else "all"],
         )
 
-    def seconds(self, issued: Mapping[str, float], chained: Mapping[str, float] | None = None) -> float:
+    def seconds(
+        self,
+        issued: Mapping[str, float],
+        chained: Mapping[str, float] | None = None,
+        *,
+        loading_s: float = 0.0,
+    ) -> float:
         """Least time of so many of each instruction, and of a chain that nothing overlaps.
+
+        Parameters
+        ----------
+        loading_s : for which lines from behind the first cache keep its pipe busy, beside the loads counted
 
         Raises
         ------
         UnknownName : an instruction that was not measured here
         """
-        busy: dict[str, float] = {}
+        busy: dict[str, float] = {"load": loading_s * self.hz}
         for label, count in issued.items():
             kind = kind_of(label)
             busy[kind] = busy.get(kind, 0.0) + count * self._of(self.throughput, label)
         waiting = sum(count * self._of(self.latency, label) for label, count in (chained or {}).items())
-        return (max(busy.values(), default=0.0) + waiting) / self.hz
+        return (max(busy.values()) + waiting) / self.hz
 
     @staticmethod
     def _of(table: Mapping[str, float], label: str) -> float:

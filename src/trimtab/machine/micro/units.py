@@ -12,7 +12,7 @@ import statistics
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from trimtab.machine.micro.rows import LEAST_CYCLES, Row, spread
+from trimtab.machine.micro.rows import LEAST_CYCLES, Row, quantile, spread
 
 Say = Callable[[str], None]
 Kernel = Mapping[str, Any]
@@ -39,7 +39,7 @@ def measure(
 
     Parameters
     ----------
-    quick : fewer samples; half a second instead of two
+    quick : fewer samples; half a second instead of five
     say : told what is being measured
 
     Returns
@@ -51,8 +51,10 @@ def measure(
 
     cpus = processors()
     kernels = [each for each in micro.kernels() if each["suite"] == "units"]
-    passes, samples = (3, 11) if quick else (5, 21)
+    # Many short passes: the calmest of them decides, and neighbours stay for longer than one.
+    passes, samples = (4, 5) if quick else (25, 5)
     rows: list[Row] = []
+    clocks = [frequency(cpus)]
     if latency:
         say(f"latency of {len({(k['name'], k['width_bits']) for k in kernels})} instructions")
         rows += latencies(
@@ -64,23 +66,25 @@ def measure(
         if len(cpus) > 1:
             say(f"throughput on all {len(cpus)} cores")
             rows += throughputs(kernels, cpus, passes, samples)
+    clocks.append(frequency(cpus))
     good = [row for row in rows if row.cycles and LEAST_CYCLES <= row.cycles <= MOST_CYCLES]
     return {
         "rows": [row.as_dict() for row in good],
         "refused": [row.as_dict() for row in rows if row not in good],
-        "frequency_hz": frequency(cpus, samples),
+        # Interruptions make a clock look slower, nothing makes it look faster.
+        "frequency_hz": {name: max(clock[name] for clock in clocks) for name in clocks[0]},
         "tick_hz": micro.tick_hz(),
         "peaks": peaks(good),
     }
 
 
-def frequency(cpus: Sequence[int], samples: int) -> dict[str, float]:
+def frequency(cpus: Sequence[int], samples: int = 50) -> dict[str, float]:
     """Core clock in Hz with one core at work, and the mean of all at once."""
     from trimtab._native import micro
 
     def of(some: Sequence[int]) -> float:
-        timed = micro.time("add_i64", 64, 1, 4 * samples, list(some))
-        return statistics.fmean(statistics.median(hz for _, _, hz in one) for one in timed)
+        timed = micro.time("add_i64", 64, 1, samples, list(some))
+        return statistics.fmean(quantile(sorted(hz for _, _, hz in one), 0.9) for one in timed)
 
     return {"one": of(cpus[:1]), "all": of(cpus)}
 
@@ -89,19 +93,19 @@ def latencies(kernels: Sequence[Kernel], cpu: int, passes: int, samples: int) ->
     """One row an instruction and width, in passes over all of them, so that a busy moment hits one pass."""
     from trimtab._native import micro
 
-    timed: list[list[Any]] = [[] for _ in kernels]
+    timed: list[Timed] = [[[]] for _ in kernels]
     for _ in range(passes):
         for one, kernel in zip(timed, kernels, strict=True):
-            one.append(micro.time(kernel["name"], kernel["width_bits"], 1, samples, [cpu])[0])
+            one[0] += micro.time(kernel["name"], kernel["width_bits"], 1, samples, [cpu])
     rows = []
     for kernel, found in zip(kernels, timed, strict=True):
         detail = {"text": kernel["text"]} | ({"instructions": 2} if kernel["pair"] else {})
-        rows.append(_row(kernel, "latency", 1, found, CHAIN, detail))
+        rows.append(_row(kernel, "latency", found, CHAIN, detail))
     return rows
 
 
 def throughputs(kernels: Sequence[Kernel], cpus: Sequence[int], passes: int, samples: int) -> list[Row]:
-    """One row an instruction and width with the best number of chains; the samples are the cores' means."""
+    """One row an instruction and width, with the best number of chains."""
     from trimtab._native import micro
 
     wanted: dict[tuple[str, int, bool], list[Kernel]] = {}
@@ -110,38 +114,44 @@ def throughputs(kernels: Sequence[Kernel], cpus: Sequence[int], passes: int, sam
             wanted.setdefault((kernel["name"], kernel["width_bits"], False), []).append(kernel)
             if kernel["name"] in ZEROS:
                 wanted.setdefault((kernel["name"], kernel["width_bits"], True), []).append(kernel)
-    timed: dict[tuple[str, int, bool], dict[int, list[Any]]] = {key: {} for key in wanted}
+    timed: dict[tuple[str, int, bool, int], Timed] = {
+        (*key, kernel["chains"]): [[] for _ in cpus] for key, several in wanted.items() for kernel in several
+    }
     for _ in range(passes):
-        for (name, width, zeros), several in wanted.items():
-            for kernel in several:
-                chains = kernel["chains"]
-                each = micro.time(name, width, chains, samples, list(cpus), zeros)
-                merged = [
-                    tuple(statistics.fmean(part) for part in zip(*at, strict=True))
-                    for at in zip(*each, strict=True)
-                ]
-                timed[name, width, zeros].setdefault(chains, []).append(merged)
+        for (name, width, zeros, chains), cores in timed.items():
+            each = micro.time(name, width, chains, samples, list(cpus), zeros)
+            for core, one in zip(cores, each, strict=True):
+                core.append(one)
     rows = []
     for (name, width, zeros), several in wanted.items():
-        found = timed[name, width, zeros]
-        chains = min(found, key=lambda n: spread([[s[0] for s in one] for one in found[n]]).calmest)
-        kernel = next(each for each in several if each["chains"] == chains)
-        detail = {"text": kernel["text"], "chains": chains, "data": "zeros" if zeros else "random"}
-        rows.append(_row(kernel, "throughput", len(cpus), found[chains], SIDE_BY_SIDE, detail))
+        found = [
+            _row(
+                kernel, "throughput", timed[name, width, zeros, kernel["chains"]], SIDE_BY_SIDE,
+                {"text": kernel["text"], "chains": kernel["chains"], "data": "zeros" if zeros else "random"},
+            )
+            for kernel in several
+        ]  # fmt: skip
+        rows.append(min(found, key=lambda row: row.ns))
     return rows
 
 
-def _row(
-    kernel: Kernel, suite: str, cores: int, passes: Sequence[Any], method: str, detail: Mapping[str, Any]
-) -> Row:
-    ns = spread([[sample[1] for sample in one] for one in passes])
-    cycles = spread([[sample[0] for sample in one] for one in passes])
+Timed = list[list[Sequence[tuple[float, float, float]]]]
+"""By core, by pass: samples of (cycles, ns, Hz)."""
+
+
+def _row(kernel: Kernel, suite: str, timed: Timed, method: str, detail: Mapping[str, Any]) -> Row:
+    # Each core has its own calm moments; of several, the means count.
+    ns = [spread([[sample[1] for sample in one] for one in core]) for core in timed]
+    cycles = [spread([[sample[0] for sample in one] for one in core]) for core in timed]
+    calmest, cores = statistics.fmean(each.calmest for each in ns), len(timed)
     done = kernel["ops"] or kernel["bytes"]
     return Row(
-        name=kernel["name"], suite=suite, width_bits=kernel["width_bits"], cores=cores, ns=ns.calmest,
-        cycles=cycles.calmest, rate=cores * done / ns.calmest * 1e9 if suite == "throughput" else 0.0,
-        unit=("op/s" if kernel["ops"] else "B/s") if suite == "throughput" else "", n=ns.n,
-        median_ns=ns.median, iqr_ns=ns.iqr, method=method, detail={**detail, "iqr_cycles": cycles.iqr},
+        name=kernel["name"], suite=suite, width_bits=kernel["width_bits"], cores=cores, ns=calmest,
+        cycles=statistics.fmean(each.calmest for each in cycles),
+        rate=cores * done / calmest * 1e9 if suite == "throughput" else 0.0,
+        unit=("op/s" if kernel["ops"] else "B/s") if suite == "throughput" else "", n=ns[0].n,
+        median_ns=statistics.fmean(each.median for each in ns), iqr_ns=max(each.iqr for each in ns),
+        method=method, detail={**detail, "iqr_cycles": max(each.iqr for each in cycles)},
     )  # fmt: skip
 
 
