@@ -72,7 +72,7 @@ def dissect(
         "threads": thread_table(steps),
         "requests": request_table(recording, seen or {}),
         "memory": memory_table(recording.facts.get("memory", {})),
-        "prediction": _prediction(steps, kept, costs, ceilings),
+        "prediction": _prediction(recording, steps, kept, costs, ceilings),
     }  # fmt: skip
 
 
@@ -326,8 +326,9 @@ def _costs(recording: Recording, steps: Steps, ceilings: Ceilings) -> dict[int, 
 
 
 def _prediction(
-    steps: Steps, kept: Mapping[str, Any], costs: Mapping[int, StepCost], ceilings: Ceilings | None
-) -> list[dict[str, Any]]:
+    recording: Recording, steps: Steps, kept: Mapping[str, Any], costs: Mapping[int, StepCost],
+    ceilings: Ceilings | None,
+) -> list[dict[str, Any]]:  # fmt: skip
     """Each stage's median step against the sum of its operators' least times, and arithmetic alone."""
     rows: list[dict[str, Any]] = []
     if ceilings is None:
@@ -336,7 +337,10 @@ def _prediction(
         if not len(chosen):
             continue
         measured = float(np.median(steps.run_s[chosen]))
-        predicted = statistics.median(costs[i].seconds for i in chosen.tolist())
+        predicted = statistics.median(
+            step_cost(recording.operations, steps.shapes[i], ceilings, of_shape=True).seconds
+            for i in chosen.tolist()
+        )
         by_flops = statistics.median(arithmetic_seconds(costs[i].works, ceilings) for i in chosen.tolist())
         rows.append(
             {

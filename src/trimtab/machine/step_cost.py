@@ -25,18 +25,20 @@ class Cost:
     limited_by: str
 
 
-def cost(done: Work, ceilings: Ceilings, streamed_bytes: float) -> Cost:
+def cost(done: Work, ceilings: Ceilings, streamed_bytes: float, *, of_shape: bool = False) -> Cost:
     """The least time of some work.
 
     Parameters
     ----------
     streamed_bytes : of the whole step, which decides from where the streamed part comes
+    of_shape : a matrix product is held against what one of its shape class and format reached when the
+        ceilings were measured, instead of against the registers' peak: what to expect, not the least
     """
-    compute = sum(
-        ops / ceilings.peak(unit, done.rows if unit != "float32" else None)
-        for unit, ops in done.ops.items()
-        if ops
-    )
+    product = max(done.ops, key=lambda unit: done.ops[unit], default="") if done.rows else ""
+    compute = 0.0
+    for unit, ops in done.ops.items():
+        shaped = of_shape and unit == product
+        compute += ops / (ceilings.peak(done.format, done.rows) if shaped else ceilings.peak(unit))
     memory = 0.0
     if done.streamed_bytes:
         memory += done.streamed_bytes / ceilings.rate(max(streamed_bytes, done.streamed_bytes))
@@ -59,7 +61,9 @@ class StepCost:
         return sum(each.seconds for each in self.costs)
 
 
-def step_cost(operations: Sequence[Mapping[str, Any]], shape: Shape, ceilings: Ceilings) -> StepCost:
+def step_cost(
+    operations: Sequence[Mapping[str, Any]], shape: Shape, ceilings: Ceilings, *, of_shape: bool = False
+) -> StepCost:
     """Count a step's work and divide it; operations of equal sizes are counted once."""
     counted: dict[tuple[Any, ...], Work] = {}
     works = []
@@ -69,7 +73,7 @@ def step_cost(operations: Sequence[Mapping[str, Any]], shape: Shape, ceilings: C
             counted[key] = work(operation, shape)
         works.append(counted[key])
     streamed = sum(each.streamed_bytes for each in works)
-    known = {key: cost(each, ceilings, streamed) for key, each in counted.items()}
+    known = {key: cost(each, ceilings, streamed, of_shape=of_shape) for key, each in counted.items()}
     return StepCost(works, [known[_key(operation)] for operation in operations])
 
 

@@ -80,6 +80,7 @@ class Work:
     local_bytes : of activations, which were written just before
     regions : times that all threads meet
     rows : of a matrix product; None where it is none
+    format : of that product's weights
     """
 
     ops: Mapping[str, float] = field(default_factory=dict)
@@ -87,6 +88,7 @@ class Work:
     local_bytes: float = 0.0
     regions: int = 1
     rows: int | None = None
+    format: str = ""
 
     @property
     def total_ops(self) -> float:
@@ -141,7 +143,7 @@ def _multiply(o: Mapping[str, Any], s: Shape) -> Work:
     if extra:
         ops["float32"] = ops.get("float32", 0.0) + extra
     local = s.rows * o["inputs"] * _FORM_BYTES[o["in"]] + out * _FORM_BYTES[o["out"]]
-    return Work(ops, o["weight_bytes"], local + (4.0 * out if o["add"] else 0.0), rows=s.rows)
+    return Work(ops, o["weight_bytes"], local + (4.0 * out if o["add"] else 0.0), 1, s.rows, o["format"])
 
 
 def _rope_store(o: Mapping[str, Any], s: Shape) -> Work:
@@ -174,9 +176,11 @@ def _head(o: Mapping[str, Any], s: Shape) -> Work:
         tile_bytes = o["weight_bytes"] / max(1, o["outputs"] / TILE_ROWS)
         ops[_UNITS[o["in"]]] += 2.0 * s.opened * TILE_ROWS * o["inputs"] * s.wanted
         ops["float32"] += 3.0 * logits  # bounds of each
-        return Work(ops, o["sketch_bytes"] + s.opened * tile_bytes, local + 8.0 * logits, 4, s.wanted)
+        return Work(
+            ops, o["sketch_bytes"] + s.opened * tile_bytes, local + 8.0 * logits, 4, s.wanted, o["format"]
+        )
     ops["float32"] += (FUNCTION_OPS + 2.0) * logits  # highest, and the sum of exponentials
-    return Work(ops, o["weight_bytes"], local + 8.0 * logits, 3, s.wanted)
+    return Work(ops, o["weight_bytes"], local + 8.0 * logits, 3, s.wanted, o["format"])
 
 
 _COUNTS = {
