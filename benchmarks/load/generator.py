@@ -19,6 +19,7 @@ from typing import Any
 
 _TEXT = re.compile(rb'"text": ?"(?!")')
 _COUNTED = re.compile(rb'"completion_tokens": ?(\d+)')
+_NAMED = re.compile(rb"^x-request-id: *(\S+)", re.IGNORECASE | re.MULTILINE)
 _RETRY = re.compile(rb"^retry-after: *(\d+)", re.IGNORECASE | re.MULTILINE)
 _LOOK_S = 0.25
 _TAIL = 2_048
@@ -56,6 +57,7 @@ class Seen:
     late_s : by how much the generator itself was late
     status : of HTTP, 0 if there was none
     tokens : that the server says it generated, 0 if it does not say
+    id : what the server calls it, where it says so
     error : what went wrong, "" if nothing did; when the trial ended first, `late` if it had missed by then
         and `cut` if not
     """
@@ -70,6 +72,7 @@ class Seen:
     tokens: int = 0
     retry_after_s: int | None = None
     error: str = ""
+    id: str = ""
 
     @property
     def tpot_s(self) -> float | None:
@@ -103,6 +106,8 @@ class Client(asyncio.Protocol):
             if not end:
                 return
             seen.status = int(head[9:12])
+            if found := _NAMED.search(head):
+                seen.id = found[1].decode("latin-1")
             if found := _RETRY.search(head):
                 seen.retry_after_s = int(found[1])
             if seen.status != 200:

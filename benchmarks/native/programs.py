@@ -1,4 +1,4 @@
-"""Builds what `trimtab bench stream` compares with: STREAM in other ways, the kernels on other executors.
+"""Builds what benchmarks compare with: STREAM in other ways, the kernels on other executors or unrecorded.
 
 Everything goes into `build/rivals` of the repository and is kept until its source, the compiler or the flags
 change. What cannot be built is refused with what is missing and how to get it.
@@ -51,9 +51,20 @@ def parallel_for() -> Path:
 
 def executors(say: Callable[[str], None]) -> dict[str, Path]:
     """trimtab's native module once for each rival executor, by name; its kernels are the same objects."""
-    folder = REPOSITORY / "build" / "rivals" / "executors"
-    modules = {name: folder / name for name in EXECUTORS}
     say("building the kernels on OpenMP and on std::async, a few minutes the first time")
+    folder = _module("executors", f"-DTRIMTAB_EXECUTOR={';'.join(EXECUTORS)}")
+    return {name: next((folder / name).glob("_native*.so")) for name in EXECUTORS}
+
+
+def without_recorder(say: Callable[[str], None]) -> Path:
+    """trimtab's native module in which nothing is left of the span recorder."""
+    say("building the native module without its recorder, a few minutes the first time")
+    return next(_module("no-recorder", "-DTRIMTAB_RECORDER=OFF").glob("_native*.so"))
+
+
+def _module(name: str, option: str) -> Path:
+    """The folder of a build of the native module with one option of its own."""
+    folder = REPOSITORY / "build" / "rivals" / name
     for needed in ("cmake", "g++"):
         if shutil.which(needed) is None:
             raise UsageError(f"no `{needed}` on the path", "install the compiler and CMake of your system")
@@ -66,10 +77,10 @@ def executors(say: Callable[[str], None]) -> dict[str, Path]:
     generator = ["-G", "Ninja"] if shutil.which("ninja") and not cache.exists() else []
     _run(
         ["cmake", "-S", str(REPOSITORY), "-B", str(folder), *generator, "-DCMAKE_BUILD_TYPE=Release",
-         f"-DPython_EXECUTABLE={sys.executable}", f"-DTRIMTAB_EXECUTOR={';'.join(EXECUTORS)}", *launcher]
+         f"-DPython_EXECUTABLE={sys.executable}", option, *launcher]
     )  # fmt: skip
     _run(["cmake", "--build", str(folder), "--parallel", "2"])
-    return {name: next(place.glob("_native*.so")) for name, place in modules.items()}
+    return folder
 
 
 def stores_of(program: Path) -> str:

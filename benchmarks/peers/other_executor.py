@@ -1,4 +1,4 @@
-"""Drives trimtab with another native module: the same kernels on the executor that it was built with.
+"""Drives trimtab with another native module: the same kernels, built on another executor or unrecorded.
 
 The first argument is the module's file. It takes the place of the installed one before anything asks for it.
 """
