@@ -12,11 +12,12 @@ request's latency as its client saw it. Training is `bench dissect-train`; sever
 
 from __future__ import annotations
 
+import operator
 import random
 import statistics
 import sys
 from collections.abc import Callable, Sequence
-from contextlib import closing
+from contextlib import ExitStack, closing
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ from load import arrivals, stages
 from load.goodput import Body
 from native import programs
 from peers import record, roster, servers
+from trimtab import _native
 from trimtab.errors import TrimtabError
 from trimtab.machine import peers, profile, quiet, sections
 from trimtab.machine.bench import BenchOptions, target
@@ -36,6 +38,8 @@ HERE = Path(__file__).resolve().parent
 PROMPTS, BATCHES, CACHES = (32, 128, 512, 1024), (1, 8, 32), ("bf16", "int8", "f32")
 MOST_PROMPT_TOKENS = 17_000  # of a cell; 32 prompts of 1024 take half a minute and show nothing else
 TOKENS, ROWS = 24, 450
+# The recorder: rounds of so many tokens, switched every so often; loads of each of two builds.
+ROUNDS, TURN_TOKENS, PHASE_S, LOADS = 12, 256, 0.04, 3
 RATES = (0.5, 1.0, 1.5)
 REQUESTS = 32
 CONTEXT = 704
@@ -101,55 +105,61 @@ def _profile(say: Callable[[str], None]) -> Path:
 
 
 def _recorder_cost(task: roster.Task, say: Callable[[str], None]) -> list[dict[str, Any]]:
-    options = task.options
-    rounds, tokens = (2, 24) if options.quick else (12, 96)
+    quick = task.options.quick
     rows = []
     with closing(_cell_worker()) as worker:
-        worker.call("load", model=str(task.model), threads=task.threads, sequences=8, positions=256)
-        for batch in (1, 8):
+        worker.call("load", **_recorded(task))
+        for batch in BATCHES[:2]:
             say(f"recorder on and off, {batch} together")
-            quiet.wait(0 if options.quick else options.patience_seconds)
-            ratios = []
-            for number in range(rounds + 1):
+            quiet.wait(0 if quick else task.options.patience_seconds)
+            ratios: list[float] = []
+            for number in range(1 if quick else ROUNDS):
                 prompts = task.windows(number, batch, 32)
-                seconds = {}
-                for on in (True, False) if number % 2 else (False, True):
-                    seconds[on] = worker.call("step", prompts=prompts, tokens=tokens, record=on)["seconds"]
-                if number:
-                    ratios.append(seconds[True] / seconds[False])
+                ratios += worker.call("turns", prompts=prompts, tokens=TURN_TOKENS, phase_s=PHASE_S)["ratios"]
             rows.append({"what": "on over off", "batch": batch, "ratios": ratios})
-    if options.quick:
+    if quick:
         return rows
     try:
         without = programs.without_recorder(say)
     except TrimtabError as error:
         say(f"not built without the recorder: {error.message}")
         return rows
-    from trimtab import _native
+    return [*rows, *_off_over_without(task, without, say)]
 
+
+def _off_over_without(task: roster.Task, without: Path, say: Callable[[str], None]) -> list[dict[str, Any]]:
+    """Two builds by short turns; each is loaded anew a few times, as where its memory lies is luck."""
     modules = {"off": Path(str(_native.__file__)), "without": without}
-    workers = {name: _module_worker(path) for name, path in modules.items()}
-    try:
-        for worker in workers.values():
-            worker.call("load", model=str(task.model), threads=task.threads, sequences=8, positions=256)
-        for batch in (1, 8):
-            say(f"recorder off and not there, {batch} together")
-            quiet.wait(options.patience_seconds)
-            ratios = []
-            for number in range(rounds + 1):
-                prompts = task.windows(number, batch, 32)
-                order = list(workers) if number % 2 else list(workers)[::-1]
-                found = {
-                    name: workers[name].call("batch", prompts=prompts, tokens=tokens)["step_seconds"]
-                    for name in order
-                }
-                if number:
-                    ratios.append(found["off"] / found["without"])
-            rows.append({"what": "off over without", "batch": batch, "ratios": ratios})
-    finally:
-        for worker in workers.values():
-            worker.close()
-    return rows
+    ratios: dict[int, list[float]] = {batch: [] for batch in BATCHES[:2]}
+    for load in range(LOADS):
+        say(f"recorder off and not there, load {load + 1} of {LOADS}")
+        with ExitStack() as stack:
+            workers = {name: stack.enter_context(closing(_module_worker(path)))
+                       for name, path in modules.items()}  # fmt: skip
+            for worker in workers.values():
+                worker.call("load", **_recorded(task))
+            quiet.wait(task.options.patience_seconds)
+            for batch, found in ratios.items():
+                turns: list[float] = []
+                for number in range(ROUNDS + 1):
+                    prompts = task.windows(number, batch, 32)
+                    order = list(workers) if number % 2 else list(workers)[::-1]
+                    step = {name: _step_seconds(workers[name], prompts) for name in order}
+                    turns.append(step["off"] / step["without"])
+                found.append(statistics.median(turns[1:]))  # the first touches everything once
+    return [{"what": "off over without", "batch": batch, "ratios": found} for batch, found in ratios.items()]
+
+
+def _step_seconds(worker: Worker, prompts: list[list[int]]) -> float:
+    ends = worker.call("times", prompts=prompts, tokens=TOKENS)["ends"]
+    return statistics.median(map(operator.sub, ends[1:], ends))
+
+
+def _recorded(task: roster.Task) -> dict[str, Any]:
+    return {
+        "model": str(task.model), "threads": task.threads, "sequences": 8, "positions": 320,
+        "token_times": True,
+    }  # fmt: skip
 
 
 def _cell_worker() -> Worker:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import statistics
+import threading
 import time
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from protocol import serve
 from trimtab_peer import Trimtab
 
@@ -83,15 +85,40 @@ class ServeCell(Trimtab):
             ],
         }  # fmt: skip
 
-    def step(self, prompts: list[list[int]], tokens: int, record: bool) -> dict[str, Any]:
-        """Seconds of a decode step, by the engine's own clock, with the recorder on or off."""
-        recorder = self._engine.recorder
-        if record:
-            recorder.start()
-        answer = self.batch(prompts, tokens)
-        recorder.stop()
-        events = sum(len(content) // 24 for _, _, _, content in recorder.take()) if record else 0
-        return {"seconds": answer["step_seconds"], "events": events}
+    def turns(self, prompts: list[list[int]], tokens: int, phase_s: float) -> dict[str, Any]:
+        """Seconds of decode steps while the recorder goes on and off every so often: on over off, by pairs.
+
+        A pair is two phases that follow each other, so what the machine does beside hits both; steps during
+        which it was switched are in neither.
+        """
+        recorder, switched = self._engine.recorder, [time.monotonic()]
+        ended = threading.Event()
+
+        def switch() -> None:
+            while not ended.wait(phase_s):
+                recorder.stop() if recorder.on else recorder.start()
+                switched.append(time.monotonic())
+
+        thread = threading.Thread(target=switch)
+        thread.start()
+        try:
+            ends = np.array(self.times(prompts, tokens)["ends"])
+        finally:
+            ended.set()
+            thread.join()
+            recorder.stop()
+            recorder.take()
+        # Phase 0 is off, 1 is on, and so on; a step belongs to one if it began and ended in it.
+        began, over = np.searchsorted(switched, ends[:-1]) - 1, np.searchsorted(switched, ends[1:]) - 1
+        whole = (began == over) & (began >= 0)
+        steps = np.diff(ends)
+        phases = {int(p): float(np.median(steps[whole & (began == p)])) for p in set(began[whole].tolist())}
+        ratios = []
+        for phase, seconds in phases.items():
+            if phase + 1 in phases:
+                following = phases[phase + 1]
+                ratios.append(seconds / following if phase % 2 else following / seconds)
+        return {"ratios": ratios}
 
     def close(self) -> dict[str, Any]:
         self._engine.close()

@@ -27,6 +27,7 @@ class Trimtab:
     def load(
         self, model: str, threads: int, sequences: int = 1, positions: int = 1024, drafting: bool = False,
         kv_type: str = "bf16", format: str = "auto", kernels: str = "", pin: bool = False,
+        token_times: bool = False,
     ) -> dict[str, Any]:  # fmt: skip
         start = time.perf_counter()
         source = open_source(Path(model))
@@ -36,7 +37,9 @@ class Trimtab:
             max_rows=max(512, sequences), max_wanted=max(64, sequences), context=max(positions, 1024),
             threads=threads, kv_type=kv_type, format=format, kernels=kernels, pin=pin,
         )  # fmt: skip
-        settings = EngineSettings(max_running=max(64, sequences), sharing=False, drafting=drafting)
+        settings = EngineSettings(
+            max_running=max(64, sequences), sharing=False, drafting=drafting, token_times=token_times
+        )
         self._engine = Engine(runner, load_tokenizer(source), settings)
         return {
             "name": "trimtab",
@@ -71,6 +74,16 @@ class Trimtab:
         together = max(each.total_s for each in done) - max(each.first_token_s for each in done)
         made = sum(len(each.token_ids) for each in done)
         return {"seconds": seconds, "tokens": made, "step_seconds": together / (tokens - 1)}
+
+    def times(self, prompts: list[list[int]], tokens: int) -> dict[str, Any]:
+        """When each step ended in which all decode together, in seconds; loaded with `token_times`."""
+        with self._engine.hold():
+            handles = [self._engine.submit(prompt, _greedy(tokens)) for prompt in prompts]
+        for handle in handles:
+            handle.result()
+        times = [list(handle.sequence.times or ()) for handle in handles]
+        begin, end = max(each[0] for each in times), min(each[-1] for each in times)
+        return {"ends": [at for at in times[0] if begin <= at <= end]}
 
     def score(self, tokens: list[int], first: int) -> dict[str, Any]:
         rows = self._engine.logits(tokens)[first - 1 : -1].astype(np.float64)
