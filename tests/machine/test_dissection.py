@@ -12,8 +12,10 @@ from made_up import CEILINGS, OPERATIONS, lane, recording, step_events
 
 from trimtab.machine import spans
 from trimtab.machine.dissection import Seen, dissect, engine_table, memory_table
+from trimtab.machine.operator_rates import OperatorRates, Rate, key_of
 from trimtab.machine.spans import Recording
 from trimtab.machine.steps import steps_of
+from trimtab.machine.work import Shape
 
 TIMES = st.lists(st.integers(20, 5000), min_size=len(OPERATIONS), max_size=len(OPERATIONS))
 STEP = st.builds(
@@ -90,6 +92,19 @@ def test_without_ceilings_operators_have_times_only() -> None:
     assert found["ceilings"] is None
     assert found["prediction"] == []
     assert "bound_s" not in found["operators"][0]
+
+
+def test_steps_are_expected_by_rates_where_they_are_known() -> None:
+    made = recording([{"times": [9] * 7, "parts": [(1, 0)], "wanted": 1}])
+    kinds = {key_of(operation, Shape(1, 1, [(1, 0)])) for operation in OPERATIONS}
+    rates = OperatorRates({kind: Rate(8e-6) for kind in kinds})
+    (row,) = dissect(made, CEILINGS, rates=rates, warm=0)["prediction"]
+    assert row["by"] == "rates"
+    assert row["predicted_s"] == pytest.approx(7 * 8e-6)
+    (unknown,) = dissect(made, CEILINGS, rates=OperatorRates({"norm": Rate(1e-6)}), warm=0)["prediction"]
+    (without,) = dissect(made, CEILINGS, warm=0)["prediction"]
+    assert unknown == without
+    assert without["by"] == "bounds"
 
 
 def test_a_recording_of_nothing() -> None:

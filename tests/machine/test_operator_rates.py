@@ -81,8 +81,11 @@ def test_a_class_that_is_missing_borrows_and_a_kind_is_refused() -> None:
 
 def test_rates_go_through_the_profile() -> None:
     date = datetime.now(UTC).isoformat()
-    profile = Profile.empty().with_section("operators", Section(rates().to_data(), date))
-    assert OperatorRates.of(profile) == rates()
+    data = {"threads": 2, **rates().to_data()}
+    profile = Profile.empty().with_section("operators", Section(data, date))
+    assert OperatorRates.of(profile) == OperatorRates.of(profile, 2) == rates()
+    with pytest.raises(NotMeasured, match="2 threads"):
+        OperatorRates.of(profile, 3)
     with pytest.raises(NotMeasured, match="operators"):
         OperatorRates.of(Profile.empty())
 

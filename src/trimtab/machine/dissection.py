@@ -11,17 +11,21 @@ from __future__ import annotations
 import re
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
 import numpy as np
 
+from trimtab.errors import NotMeasured
 from trimtab.machine import spans
+from trimtab.machine.operator_rates import OperatorRates
 from trimtab.machine.roofline import Ceilings
 from trimtab.machine.spans import Recording
 from trimtab.machine.step_cost import CLASSES, StepCost, arithmetic_seconds, step_cost
 from trimtab.machine.steps import Steps, steps_of
+from trimtab.machine.work import Shape
 
 SCHEMA = "dissection/1"
 WARM_STEPS = 3
@@ -38,7 +42,7 @@ class Seen:
 
 def dissect(
     recording: Recording, ceilings: Ceilings | None = None, *, basis: str = "profile",
-    seen: Mapping[str, Seen] | None = None, warm: int = WARM_STEPS,
+    rates: OperatorRates | None = None, seen: Mapping[str, Seen] | None = None, warm: int = WARM_STEPS,
 ) -> dict[str, Any]:  # fmt: skip
     """Close the budget of a recorded run.
 
@@ -46,6 +50,7 @@ def dissect(
     ----------
     ceilings : of this machine; without them operators have no bound
     basis : where the ceilings are from: `profile` or `probe`
+    rates : what operations take here, for the predicted steps; without them those are sums of bounds
     seen : requests as their client saw them, by the answer's id
     warm : steps of each stage to leave out of operators and predictions
     """
@@ -72,7 +77,7 @@ def dissect(
         "threads": thread_table(steps),
         "requests": request_table(recording, seen or {}),
         "memory": memory_table(recording.facts.get("memory", {})),
-        "prediction": _prediction(recording, steps, kept, costs, ceilings),
+        "prediction": _prediction(recording, steps, kept, costs, ceilings, rates),
     }  # fmt: skip
 
 
@@ -327,9 +332,9 @@ def _costs(recording: Recording, steps: Steps, ceilings: Ceilings) -> dict[int, 
 
 def _prediction(
     recording: Recording, steps: Steps, kept: Mapping[str, Any], costs: Mapping[int, StepCost],
-    ceilings: Ceilings | None,
+    ceilings: Ceilings | None, rates: OperatorRates | None,
 ) -> list[dict[str, Any]]:  # fmt: skip
-    """Each stage's median step against the sum of its operators' least times, and arithmetic alone."""
+    """Each stage's median step against the sum over its operators, and against arithmetic alone."""
     rows: list[dict[str, Any]] = []
     if ceilings is None:
         return rows
@@ -337,18 +342,31 @@ def _prediction(
         if not len(chosen):
             continue
         measured = float(np.median(steps.run_s[chosen]))
-        predicted = statistics.median(
-            step_cost(recording.operations, steps.shapes[i], ceilings, of_shape=True).seconds
-            for i in chosen.tolist()
-        )
+        shapes = [steps.shapes[i] for i in chosen.tolist()]
+        by, expected = _expected(recording, shapes, ceilings, rates)
+        predicted = statistics.median(expected)
         by_flops = statistics.median(arithmetic_seconds(costs[i].works, ceilings) for i in chosen.tolist())
         rows.append(
             {
-                "stage": stage, "measured_s": measured, "predicted_s": predicted, "by_flops_s": by_flops,
+                "stage": stage, "measured_s": measured, "predicted_s": predicted, "by": by,
+                "by_flops_s": by_flops,
                 "error": predicted / measured - 1, "error_by_flops": by_flops / measured - 1,
             }
         )  # fmt: skip
     return rows
+
+
+def _expected(
+    recording: Recording, shapes: Sequence[Shape], ceilings: Ceilings, rates: OperatorRates | None
+) -> tuple[str, list[float]]:
+    """What steps should take by what is known best, and what that is."""
+    operations = recording.operations
+    if rates is not None:
+        # A format or a cache type that nobody measured leaves the bounds.
+        with suppress(NotMeasured):
+            return "rates", [rates.step_seconds(operations, shape) for shape in shapes]
+    costs = (step_cost(operations, shape, ceilings, of_shape=True) for shape in shapes)
+    return "bounds", [each.seconds for each in costs]
 
 
 def _told(ceilings: Ceilings, basis: str) -> dict[str, Any]:

@@ -58,15 +58,25 @@ class OperatorRates:
 
     @classmethod
     def of(
-        cls, profile: Profile, *, max_age_s: float = 30 * DAY_S, allow_noisy: bool = False
-    ) -> OperatorRates:
+        cls, profile: Profile, threads: int | None = None, *, max_age_s: float = 30 * DAY_S,
+        allow_noisy: bool = False,
+    ) -> OperatorRates:  # fmt: skip
         """Read them.
+
+        Parameters
+        ----------
+        threads : that they are wanted for; default: whatever they were measured with
 
         Raises
         ------
-        NotMeasured : the section `operators` is missing, stale or noisy
+        NotMeasured : the section `operators` is missing, stale or noisy, or of other threads
         """
         data = profile.need(SECTION, max_age_s=max_age_s, allow_noisy=allow_noisy)
+        if threads not in (None, data.get("threads")):
+            raise NotMeasured(
+                f"operations were measured on {data.get('threads')} threads, not on {threads}",
+                "use as many threads, or go by the ceilings",
+            )
         return cls({name: Rate(**each) for name, each in data["rates"].items()})
 
     def to_data(self) -> dict[str, Any]:
@@ -87,7 +97,7 @@ class OperatorRates:
             known = [name for name in self.rates if name.split(",")[0] == key.split(",")[0]]
             if not known:
                 raise NotMeasured(
-                    f"nothing like `{key}` was measured", "measure it: `trimtab measure operators`"
+                    f"nothing like `{key}` was measured", "measure it: `trimtab measure --only operators`"
                 )
             rate = self.rates[known[-1]]
         return rate.seconds(work(operation, shape))

@@ -69,6 +69,10 @@ MEASURERS = (
         "starting processes, importing, touching memory", 13, 1,
     ),
     Measurer("trimtab.machine.gpu:measure", ("gpu",), "a GPU's ceilings, where there is one", 10, 3),
+    Measurer(
+        "trimtab.evaluate.operators:measure", ("operators",),
+        "what each kind of a model's operations takes", 15, 5,
+    ),
 )  # fmt: skip
 
 SECTIONS = {name: measurer for measurer in MEASURERS for name in measurer.sections}

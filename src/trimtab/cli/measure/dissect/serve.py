@@ -72,7 +72,7 @@ def serve(
         note(f"bounds are of a quick probe: {reason}")
     if trace is not None:
         note(f"wrote {chrome_trace.save(recording, trace)}")
-    found = dissected(recording, ceilings, basis=basis, seen=seen)
+    found = dissected(recording, ceilings, basis=basis, rates=tables.rates_for(recording), seen=seen)
     stamp = watch.section({})
     found["noise"] = {"steal": stamp.steal, "others": stamp.others}
     found["load"] = {name: getattr(load, name) for name in load.__slots__}

@@ -13,6 +13,7 @@ from trimtab.cli.text import print_table, size
 from trimtab.errors import NotMeasured
 
 if TYPE_CHECKING:
+    from trimtab.machine.operator_rates import OperatorRates
     from trimtab.machine.roofline import Ceilings
     from trimtab.machine.spans import Recording
 
@@ -32,6 +33,17 @@ def ceilings_for(recording: Recording) -> tuple[Ceilings, str, str]:
         return Ceilings.of(Profile.load(), threads), "profile", ""
     except NotMeasured as error:
         return probed(probe.measure(threads)), "probe", error.message
+
+
+def rates_for(recording: Recording) -> OperatorRates | None:
+    """What operations take here with the recording's threads, where the machine's profile knows it."""
+    from trimtab.machine.operator_rates import OperatorRates
+    from trimtab.machine.profile import Profile
+
+    try:
+        return OperatorRates.of(Profile.load(), int(recording.facts.get("threads", 1)))
+    except NotMeasured:
+        return None
 
 
 def save(found: Mapping[str, Any], path: Path) -> Path:
@@ -144,7 +156,8 @@ def _prediction(found: Mapping[str, Any]) -> None:
     for row in found["prediction"]:
         print(
             f"{row['stage']} step: {_ms(row['measured_s'])} ms measured, {_ms(row['predicted_s'])} ms by the "
-            f"bounds of its operators ({row['error']:+.0%}), {_ms(row['by_flops_s'])} ms by arithmetic alone"
+            f"{row['by']} of its operators ({row['error']:+.0%}), {_ms(row['by_flops_s'])} ms by arithmetic "
+            "alone"
         )
 
 
