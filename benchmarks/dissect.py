@@ -25,6 +25,7 @@ from typing import Any
 
 from load import arrivals, stages
 from load.goodput import Body
+from load.phases import on_over_off
 from native import programs
 from peers import record, roster, servers
 from trimtab import _native
@@ -117,7 +118,8 @@ def _recorder_cost(task: roster.Task, say: Callable[[str], None]) -> list[dict[s
             ratios: list[float] = []
             for number in range(1 if quick else ROUNDS):
                 prompts = task.windows(number, batch, 32)
-                ratios += worker.call("turns", prompts=prompts, tokens=TURN_TOKENS, phase_s=PHASE_S)["ratios"]
+                found = worker.call("turns", prompts=prompts, tokens=TURN_TOKENS, phase_s=PHASE_S)
+                ratios += on_over_off(found["ends"], found["switched"])
             ratio = statistics.median(ratios)
             rows.append({"what": "on over off", "batch": batch, "ratio": ratio, "ratios": ratios})
     if quick:

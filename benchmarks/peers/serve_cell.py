@@ -8,7 +8,6 @@ import time
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from protocol import serve
 from trimtab_peer import Trimtab
 
@@ -86,11 +85,7 @@ class ServeCell(Trimtab):
         }  # fmt: skip
 
     def turns(self, prompts: list[list[int]], tokens: int, phase_s: float) -> dict[str, Any]:
-        """Seconds of decode steps while the recorder goes on and off every so often: on over off, by pairs.
-
-        A pair is two phases that follow each other, so what the machine does beside hits both; steps during
-        which it was switched are in neither.
-        """
+        """When decode steps ended while the recorder goes on and off every so often, and when it went."""
         recorder, switched = self._engine.recorder, [time.monotonic()]
         ended = threading.Event()
 
@@ -102,23 +97,13 @@ class ServeCell(Trimtab):
         thread = threading.Thread(target=switch)
         thread.start()
         try:
-            ends = np.array(self.times(prompts, tokens)["ends"])
+            ends = self.times(prompts, tokens)["ends"]
         finally:
             ended.set()
             thread.join()
             recorder.stop()
             recorder.take()
-        # Phase 0 is off, 1 is on, and so on; a step belongs to one if it began and ended in it.
-        began, over = np.searchsorted(switched, ends[:-1]) - 1, np.searchsorted(switched, ends[1:]) - 1
-        whole = (began == over) & (began >= 0)
-        steps = np.diff(ends)
-        phases = {int(p): float(np.median(steps[whole & (began == p)])) for p in set(began[whole].tolist())}
-        ratios = []
-        for phase, seconds in phases.items():
-            if phase + 1 in phases:
-                following = phases[phase + 1]
-                ratios.append(seconds / following if phase % 2 else following / seconds)
-        return {"ratios": ratios}
+        return {"ends": ends, "switched": switched}
 
     def close(self) -> dict[str, Any]:
         self._engine.close()

@@ -13,9 +13,12 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 
 from trimtab.errors import BadFile
+from trimtab.machine import spans
+from trimtab.machine.dissection import Seen
 
 FOLDER = Path(__file__).resolve().parents[2] / "benchmarks"
 
@@ -23,9 +26,11 @@ FOLDER = Path(__file__).resolve().parents[2] / "benchmarks"
 @pytest.fixture
 def load(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
     monkeypatch.syspath_prepend(str(FOLDER))
-    from load import arrivals, generator, goodput
+    from load import arrivals, generator, goodput, phases, stages
 
-    yield SimpleNamespace(arrivals=arrivals, generator=generator, goodput=goodput)
+    yield SimpleNamespace(
+        arrivals=arrivals, generator=generator, goodput=goodput, phases=phases, stages=stages
+    )
     for name in [name for name in sys.modules if name == "load" or name.startswith("load.")]:
         del sys.modules[name]
 
@@ -187,3 +192,33 @@ def test_a_rate_above_a_failed_one_is_luck(load: Any) -> None:
         return load.goodput.Trial(rate, 100, in_time, 0, 0, False, {}, {}, {}, 0, {}, 0)
 
     assert load.goodput.goodput([trial(1, 100), trial(3, 99), trial(2, 98)]) == 1
+
+
+def test_what_switching_costs_is_found_through_a_machine_that_slows_down(load: Any) -> None:
+    """Steps take 4 % more while it is on, and each phase's first also what switching takes."""
+    at, on, ends, switched = 0.0, False, [0.0], [0.0]
+    for number in range(1, 401):
+        if number % 10 == 0:
+            on = not on
+            switched.append(at + 1e-4)
+            at += 0.02
+        at += 0.003 * (1 + number / 400) * (1.04 if on else 1.0)
+        ends.append(at)
+    ratios = load.phases.on_over_off(ends, switched)
+    assert len(ratios) == 38
+    assert statistics.median(ratios) == pytest.approx(1.04, rel=1e-3)
+    assert load.phases.on_over_off(ends[:5], switched) == load.phases.on_over_off([], []) == []
+
+
+def test_a_server_s_recording_is_held_against_its_clients(load: Any) -> None:
+    ms = 10**6
+    ends = {spans.QUEUE: (0, 4), spans.PREFILL: (4, 24), spans.DECODE: (24, 80)}
+    events = [(begin * ms, end * ms, stage, 3) for stage, (begin, end) in ends.items()]
+    lane = spans.Lane("MainThread", 1, -1, np.array(events, spans.EVENT))
+    facts = {"requests": [{"number": 3, "id": "a", "status": 200}]}
+    content = spans.Recording([lane], (), facts).to_bytes()
+    found = load.stages.split(content, {"a": Seen(0.03, 0.1), "b": Seen(0.01, 0.02)})
+    assert found["explained"] == found["explained_worst"] == pytest.approx(0.8)
+    assert (found["explained_requests"], found["explained_first"]) == (1, 0.0)
+    assert found["stages"] == pytest.approx({"queue": 0.004, "prefill": 0.02, "decode": 0.056})
+    assert load.stages.split(content, {})["explained"] == 0.0
