@@ -6,7 +6,8 @@ beside the bandwidth of its own working set in the same second. Units are held a
 measured clock, latencies against a published table of the same processor (`units/zen4.toml` names it), knees
 against the cache sizes that the system reports, predictions against measured times, and against those of a
 data sheet. What torch reaches of the peaks stands in the table. The shared cache of a virtual machine is
-what its neighbours leave: its knee is reported as found. A GPU's list (wgmma, distributed shared memory,
+what its neighbours leave: its knee is reported as found; and where the hypervisor maps small pages, huge ones
+of the guest remove only a part of the translation's cost. A GPU's list (wgmma, distributed shared memory,
 TMA, FP8) is measured by `trimtab measure micro --gpu` where there is one, and not here.
 """
 
@@ -193,13 +194,16 @@ def _memory(section: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
         off = abs(knee / size - 1)
         yield target(f"knee of {name} at {knee >> 10} KiB, of {size >> 10}: share off", off, most=0.25)
     curves = {name: {p["bytes"]: p["ns"] for p in points} for name, points in section["curves"].items()}
-    if "page_4k" in curves:
-        # As many lines as pages: what they cost beyond the same number of lines side by side is translation.
-        span = max(curves["page_4k"])
+    if "page_4k" in curves:  # a quick measurement has none
+        # As many lines as pages: what they cost beyond the same number of lines side by side is translation,
+        # as long as the lines lie well inside the second cache however they fall into its sets.
+        span = 64 * section["reported"].get("L2", 2**20) // 4
         lines = min(curves["random_2m"], key=lambda size: abs(size - span // 64))
         base = curves["random_2m"][lines]
         steps = {pages: curves[f"page_{pages}"][span] - base for pages in ("4k", "2m")}
         what = f"share of the translation's {steps['4k']:.1f} ns over {span >> 20} MiB that huge pages remove"
+        if (left := section["step_left"]) is not None and left > 0.5:
+            what += f" (behind them are small pages: {left:.0%} of the first step is left)"
         yield target(what, 1 - steps["2m"] / steps["4k"], least=0.9)
 
 

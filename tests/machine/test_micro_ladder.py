@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from trimtab.machine.micro.ladder import Point, footprints, levels
-from trimtab.machine.micro.memory import caches_bytes, free_bytes
+from trimtab.machine.micro.memory import caches_bytes, free_bytes, step_left
 from trimtab.machine.micro.rows import Row, from_dict, quantile, spread
 
 KIB, MIB = 2**10, 2**20
@@ -120,3 +120,13 @@ def test_reported_caches_are_sizes_by_level() -> None:
     found = caches_bytes()
     assert list(found.values()) == sorted(found.values())
     assert set(found) <= {"L1", "L2", "L3", "L4"}
+
+
+def test_the_step_that_huge_pages_leave() -> None:
+    before, after = 128 * KIB, MIB
+    small = {before: 1.0, after: 3.0}
+    assert step_left(small, {before: 1.0, after: 1.0}) == 0
+    assert step_left(small, {before: 1.0, after: 3.1}) == 1
+    assert step_left(small, {before: 1.0, after: 1.5}) == pytest.approx(0.25)
+    assert step_left({before: 1.0, after: 1.1}, small) is None
+    assert step_left({}, small) is None

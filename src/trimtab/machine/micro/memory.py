@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -37,7 +37,8 @@ def measure(*, quick: bool = False, most_bytes: int | None = None, say: Say) -> 
     -------
     `curves` by name (lists of `Point`), `levels` of the random curve with huge pages, `knees_bytes` (where
     the levels end: by the parallel curve, whose quick rounds leave neighbours of a shared cache little
-    time), `translation` (levels of the page curves), `huge_share` granted, and what the system `reported`
+    time), `translation` (levels of the page curves), `huge_share` granted, `step_left` (see there;
+    null when quick), and what the system `reported`
     """
     from trimtab._native import micro
 
@@ -64,6 +65,10 @@ def measure(*, quick: bool = False, most_bytes: int | None = None, say: Say) -> 
             if pages == "2m":
                 granted = chase.huge_bytes / chase.nbytes
     points = {name: curve.points() for name, curve in curves.items()}
+
+    def by_size(name: str) -> dict[int, float]:
+        return {point.bytes: point.ns for point in points.get(name, ())}
+
     return {
         "curves": {name: [asdict(point) for point in some] for name, some in points.items()},
         "levels": [level.as_dict() for level in levels(points["random_2m"])],
@@ -74,10 +79,36 @@ def measure(*, quick: bool = False, most_bytes: int | None = None, say: Say) -> 
             if name.startswith("page")
         },
         "huge_share": granted,
+        "step_left": step_left(by_size("page_4k"), by_size("page_2m")),
         "reported": caches_bytes(),
         "most_bytes": most,
         "method": METHOD,
     }
+
+
+def step_left(small: Mapping[int, float], large: Mapping[int, float]) -> float | None:
+    """Share of the first step of the address translation that huge pages leave.
+
+    Its buffer holds what the smaller of two pages covers, the system's and the hypervisor's. Beyond a few
+    dozen small pages it is full while all their lines still lie in the first cache, so the step there is
+    translation alone: 0 where huge pages reach the processor, 1 where the hypervisor maps small ones
+    behind them.
+
+    Parameters
+    ----------
+    small, large : footprint -> ns of a hop from page to page, with 4 KiB and with 2 MiB pages
+
+    Returns
+    -------
+    None where the curves do not reach so far, or there is no step
+    """
+    before, after = 32 * PAGE, 256 * PAGE
+    if not all(size in curve for size in (before, after) for curve in (small, large)):
+        return None
+    step = small[after] - small[before]
+    if step < 0.2 * small[before]:
+        return None
+    return min(1.0, max(0.0, (large[after] - large[before]) / step))
 
 
 def free_bytes(
