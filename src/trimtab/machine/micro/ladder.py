@@ -128,6 +128,9 @@ def levels(points: Sequence[Point]) -> list[Level]:
             kept[-1] = (kept[-1][0], last)
         else:
             kept.append((first, last))
+    # One flat point on the way up is chance; at an end of the curve a level may just begin or leave it.
+    ends = (0, len(points) - 1)
+    kept = [run for run in kept if run[0] < run[1] or run[0] in ends]
     found = []
     for number, run in enumerate(kept):
         ns = _median(costs, run)
