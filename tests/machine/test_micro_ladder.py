@@ -83,6 +83,12 @@ def test_spread_keeps_the_calmest_pass(passes: list[list[float]]) -> None:
     assert found.iqr >= 0
 
 
+def test_passes_that_are_too_good_do_not_count_when_there_are_many() -> None:
+    passes = [[2.98, 2.99, 2.98]] * 21 + [[2.6, 2.7, 2.8]] * 2 + [[9.0, 9.0, 3.0]] * 2
+    assert spread(passes).calmest == 2.98
+    assert spread(passes[-4:]).calmest == 2.7
+
+
 @given(st.lists(st.floats(-1e6, 1e6), min_size=2, max_size=30))
 def test_quantiles_are_those_of_numpy(values: list[float]) -> None:
     import numpy as np
