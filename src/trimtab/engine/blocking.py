@@ -11,14 +11,10 @@ from pathlib import Path
 
 from trimtab.kernels.chooser import KernelChooser
 from trimtab.machine import probe
-from trimtab.machine.profile import DAY_S, Section, default_path
+from trimtab.machine.gemm.place import table_path
+from trimtab.machine.profile import DAY_S, Section
 
 MAX_AGE_S = 30 * DAY_S
-
-
-def table_path(profile: Path | None = None) -> Path:
-    """Where the table of a profile lies."""
-    return (profile or default_path()).with_suffix(".blocking.json")
 
 
 def chooser(kernels: str, threads: int, path: Path | None = None) -> KernelChooser:

@@ -14,6 +14,7 @@ COMMANDS: dict[str, str] = {
     "show": "what is known of this machine: in the terminal, as a page, as JSON",
     "stream": "memory bandwidth by working set, and what a parallel region costs",
     "doctor": "the three worst bottlenecks of a dissected run, and what to change",
+    "gemm": "how long matrix products take, and a predictor of those never run",
     "llm": "how long requests take with a model on an engine",
     "device": "conversations on a device or under its limits: run, report, fit",
     "micro": "what instructions, memory levels, cores and system calls cost",

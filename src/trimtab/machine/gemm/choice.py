@@ -15,7 +15,7 @@ from trimtab.machine.gemm.model import GemmModel
 from trimtab.machine.gemm.shapes import Shape
 
 SCHEMA = "blocking/1"
-SIZES = (256, 512, 1024, 2048, 4096, 8192, 16384)
+SIZES = (256, 512, 1024, 2048, 4096, 12288)
 MARGIN = 0.03
 """By how much a blocking must be better than the default, as predicted, to be taken."""
 MANY = 512

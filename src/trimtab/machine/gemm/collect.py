@@ -115,8 +115,8 @@ class Timer:
 class Session:
     """A collection that can be broken off: stretches go to a file as they end."""
 
-    def __init__(self, path: Path | None, header: dict[str, Any]) -> None:
-        self.path = path
+    def __init__(self, path: Path | None, header: dict[str, Any], most_drift: float = MOST_DRIFT) -> None:
+        self.path, self.most_drift = path, most_drift
         self.stretches: list[Stretch] = []
         if path is not None and path.exists() and time.time() - path.stat().st_mtime < KEPT_FOR_S:
             self.stretches = _read(path, header)
@@ -142,7 +142,7 @@ class Session:
         for stretch in self.stretches:
             strayed = {
                 name for name in usual for look in (stretch.before, stretch.after)
-                if abs(look[name] / usual[name] - 1) > MOST_DRIFT
+                if abs(look[name] / usual[name] - 1) > self.most_drift
             }  # fmt: skip
             for task, seconds in stretch.visits:
                 if not strayed & resembles(task):
@@ -171,16 +171,18 @@ class Session:
             self.path.unlink(missing_ok=True)
 
 
-def run(tasks: Sequence[Task], timer: Timer, session: Session, budget_s: float, say: Say) -> None:
+def run(
+    tasks: Sequence[Task], timer: Timer, session: Session, budget_s: float, say: Say, visits: int = VISITS
+) -> None:
     """Visit all tasks until each has enough visits that count, or the budget is spent."""
     began = told = time.monotonic()
     order = random.Random(len(session.stretches))
     anchors = timer.anchors() if tasks else {}
     for number in itertools.count(1):
-        left = _wanting(tasks, session.visits(), min(number, VISITS))
+        left = _wanting(tasks, session.visits(), min(number, visits), visits)
         order.shuffle(left)
         if not left:
-            if number > VISITS:
+            if number > visits:
                 return
             continue
         for start in range(0, len(left), 1000):
@@ -200,10 +202,12 @@ def run(tasks: Sequence[Task], timer: Timer, session: Session, budget_s: float, 
                         f"of at most {budget_s:.0f} s")  # fmt: skip
 
 
-def _wanting(tasks: Sequence[Task], visits: Mapping[Task, list[float]], enough: int) -> list[Task]:
+def _wanting(
+    tasks: Sequence[Task], visits: Mapping[Task, list[float]], enough: int, usual: int
+) -> list[Task]:
     """Tasks with fewer visits than that, or, once all have enough, with visits that disagree."""
     few = [task for task in tasks if len(visits.get(task, ())) < enough]
-    if few or enough < VISITS:
+    if few or enough < usual or usual < VISITS:
         return few
     return [
         task for task in tasks

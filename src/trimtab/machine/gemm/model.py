@@ -11,6 +11,7 @@ they hold on data that was left out, after conformalized quantile regression (ar
 
 from __future__ import annotations
 
+import importlib.util
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -202,15 +203,39 @@ def fit(rows: Sequence[Row], kernels: Mapping[str, Kernel], roofs: Mapping[int, 
             "give `trimtab measure gemm` more time",
         )
     x, y = table(rows, kernels, roofs)
+    low, high = (_quantile(x, y, share) for share in (LOW, HIGH))
     outside = np.empty(len(rows))
     for train, test in folds(rows):
-        low, high = (_quantile(x[train], y[train], share) for share in (LOW, HIGH))
-        outside[test] = np.maximum(low.predict(x[test]) - y[test], y[test] - high.predict(x[test]))
+        below, above = (_quantile(x[train], y[train], share).predict(x[test]) for share in (LOW, HIGH))
+        outside[test] = np.maximum(below - y[test], y[test] - above)
     widen = float(np.quantile(outside, HIGH - LOW))
-    low, high = (_quantile(x, y, share) for share in (LOW, HIGH))
     return GemmModel(
-        kernels, roofs, _boosted(x, y), from_boosted(low), from_boosted(high), widen, _ranges(rows, y)
+        kernels,
+        roofs,
+        from_boosted(boosted(x, y)),
+        from_boosted(low),
+        from_boosted(high),
+        widen,
+        _ranges(rows, y),
     )
+
+
+def left_out_band(x: Floats, y: Floats, rows: Sequence[Row]) -> tuple[Floats, Floats]:
+    """Ends of the middle 80 % of every row, by trees that did not see its shape; (rows,) each.
+
+    What widens them for a fold was learned from the other folds.
+    """
+    ends = np.empty((2, len(rows)))
+    fold_of = np.empty(len(rows), int)
+    for number, (train, test) in enumerate(folds(rows)):
+        fold_of[test] = number
+        for place, share in enumerate((LOW, HIGH)):
+            ends[place, test] = _quantile(x[train], y[train], share).predict(x[test])
+    outside = np.maximum(ends[0] - y, y - ends[1])
+    for number in range(FOLDS):
+        widen = np.quantile(outside[fold_of != number], HIGH - LOW)
+        ends[:, fold_of == number] += [[-widen], [widen]]
+    return ends[0], ends[1]
 
 
 def table(
@@ -232,21 +257,27 @@ def folds(rows: Sequence[Row], count: int = FOLDS, seed: int = SEED) -> Iterator
         yield np.flatnonzero(which != fold), np.flatnonzero(which == fold)
 
 
-def _boosted(x: Floats, y: Floats) -> Trees:
-    return from_boosted(_regressor(loss="absolute_error", max_iter=400, max_leaf_nodes=24).fit(x, y))
+def boosted(x: Floats, y: Floats) -> Any:
+    """The trees of the middle, as scikit-learn has them; without a forecast of spread."""
+    return _regressor(loss="absolute_error", max_iter=400, max_leaf_nodes=24).fit(x, y)
 
 
 def _quantile(x: Floats, y: Floats, share: float) -> Any:
     return _regressor(loss="quantile", quantile=share, max_iter=80, max_leaf_nodes=12).fit(x, y)
 
 
-def _regressor(**how: Any) -> Any:
-    try:
-        from sklearn.ensemble import HistGradientBoostingRegressor
-    except ImportError:
+def require_learner() -> None:
+    """Refuse before anything is timed for nothing: Unsupported without scikit-learn."""
+    if importlib.util.find_spec("sklearn") is None:
         raise Unsupported(
             "fitting the predictor needs scikit-learn", "install it: `pip install trimtab[predict]`"
-        ) from None
+        )
+
+
+def _regressor(**how: Any) -> Any:
+    require_learner()
+    from sklearn.ensemble import HistGradientBoostingRegressor
+
     settings = {"learning_rate": 0.06, "min_samples_leaf": 8, "l2_regularization": 0.1, "random_state": SEED}
     return HistGradientBoostingRegressor(**settings | how)
 

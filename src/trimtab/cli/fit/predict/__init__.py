@@ -8,6 +8,7 @@ from trimtab.cli.lazy import LazyGroup
 
 COMMANDS: dict[str, str] = {
     "requests": "time and cost of a workload of requests",
+    "gemm": "a matrix product, with error bars",
 }
 
 EXAMPLES = """\
