@@ -1,8 +1,9 @@
 """How well products are predicted that were not learned from, and how well blockings are chosen for them.
 
-Every figure comes from products left out by shape: no (m, n, k) is in training and test. Beside the predictor
-stand the plain roofline, and the recipe of arXiv 2411.16954: nine features, 100 trees of depth six on the
-time itself, clipped to its percentiles. How much its own split by rows flatters it is shown on data like its own.
+Every figure comes from products left out by shape: no (m, n, k) is in training and test. Beside the
+predictor stand the plain roofline, and the recipe of arXiv 2411.16954: nine features, 100 trees of depth six on
+the time itself, clipped to its percentiles. How much its own split by rows flatters it is shown on data like
+its own.
 """
 
 from __future__ import annotations
