@@ -71,12 +71,17 @@ class MultiplyTimer {
     const int64_t tiles = round_up(outputs, kTileRows) / kTileRows * (gated ? 2 : 1);
     const int64_t bytes = round_up(tiles * f.tile_bytes(inputs), 4096), block_bytes = form.block_bytes(inputs, together);
     const int64_t blocks = (rows + together - 1) / together, ld = round_up(outputs, kGroup);
-    if (bytes > weights_.bytes() || block_bytes * blocks > in_.bytes() || rows * ld * 4 > out_.bytes())
+    if (bytes > weights_.bytes() || block_bytes * blocks > in_.bytes() || (rows + together) * ld * 4 > out_.bytes())
       throw std::invalid_argument("larger than the timer's buffers");
     Epilogue end;
     end.gated = gated;
     end.out = reinterpret_cast<float*>(out_.data());
     end.ld = ld;
+    if (gated && form.kind != Form::token) {  // as a program has it: the next multiply's activations
+      end.packed = out_.data();
+      end.form = form;
+      end.packed_rows = together;
+    }
     Multiply m{f, weights_.data(), f.tile_bytes(inputs), tiles, inputs, form, in_.data(), block_bytes, rows, together, end,
                blocking.tiles, blocking.strip_bytes};
     const int64_t units = gated ? (tiles + 3) / 4 : tiles;

@@ -24,7 +24,7 @@ from trimtab.errors import NotMeasured, Unsupported
 from trimtab.machine.gemm.blocking import DEFAULT, Blocking, Kernel
 from trimtab.machine.gemm.collect import Row, Task
 from trimtab.machine.gemm.features import features, matrix
-from trimtab.machine.gemm.roof import Roof
+from trimtab.machine.gemm.roof import Roof, base_of
 from trimtab.machine.gemm.shapes import Shape
 from trimtab.machine.gemm.trees import Trees, from_boosted
 
@@ -108,6 +108,20 @@ class GemmModel:
         x = matrix([self._features(task) for task in tasks])
         middle, low, high = (trees.predict(x) for trees in (self.middle, self.low, self.high))
         return [self._prediction(*each) for each in zip(tasks, middle, low, high, strict=True)]
+
+    def nearest_format(self, format: str, threads: int) -> str:
+        """The format itself, or a measured one of as many bits: groups and minima change the time by little.
+
+        Raises
+        ------
+        NotMeasured : no format of so many bits was measured with this number of threads
+        """
+        known = [name for name, count in self.ranges if count == threads]
+        for name in (format, *sorted(known)):
+            if name in known and base_of(name) == base_of(format):
+                return name
+        self._kernel(Task(format, threads, Shape(1, 1, 1)))
+        raise AssertionError("unreachable")
 
     def seconds(self, tasks: Sequence[Task]) -> Floats:
         """Only the times: what comparing blockings needs. All must lie within what was measured."""

@@ -9,10 +9,12 @@ from trimtab.cli.lazy import LazyGroup
 COMMANDS: dict[str, str] = {
     "requests": "time and cost of a workload of requests",
     "gemm": "a matrix product, with error bars",
+    "prefill": "how long a model takes to read a prompt, run or never run",
 }
 
 EXAMPLES = """\
 trimtab fit predict gemm 512 4096 4096 --format q4    a matrix product, with error bars
+trimtab fit predict prefill smollm2 --tokens 128,512  time to read a prompt
 trimtab fit predict requests --workload trace.jsonl   time and cost of each request
 """
 
