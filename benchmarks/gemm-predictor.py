@@ -2,15 +2,15 @@
 
 Work: some 370 products (every layer of five models at 1 to 2048 rows, a grid between), each in several
 formats, blockings and thread counts, as `trimtab measure gemm` times them; a profile younger than a day is
-taken as it is. Accuracy is that on products left out by shape, beside the bare roofline and the recipe of arXiv
-2411.16954. Chosen blockings are those of predictors that never saw the product; they, the default, the naive
-one and the fastest found are timed again by turns. Then predictors that learned from sides up to 2048 are asked
-for longer ones, and prompts of SmolLM2 and of a model made up in the sizes of Gemma 3 270M are predicted and
-read.
+taken as it is. Accuracy is that on products left out by shape, beside the bare roofline and the recipe of
+arXiv 2411.16954. Chosen blockings are those of predictors that never saw the product; they, the default,
+the naive one and the fastest found are timed again by turns. Then predictors that learned from sides up to
+2048 are asked for longer ones, and prompts of SmolLM2 and of a model made up in the sizes of Gemma 3 270M are
+predicted and read.
 
-The kernels' default is hand-tuned and near the best for 4-bit weights and bf16, so the naive blocking, one row
-and one tile at a time, stands beside it. Power and energy need a meter, and the sweep of GPU kernels needs a
-GPU; neither is here.
+The kernels' default is hand-tuned and near the best for 4-bit weights and bf16, so the naive blocking, one
+row and one tile at a time, stands beside it. Power and energy need a meter, and the sweep of GPU kernels
+needs a GPU; neither is here.
 """
 
 from __future__ import annotations

@@ -2,7 +2,7 @@
 
 A product is visited several times with minutes between, because a neighbour on the machine slows it for a
 second at a time; its median stands. Two anchors, one bound by arithmetic and one by memory, are timed every
-few seconds, and a visit does not count when the anchor that it resembles strays from its median meanwhile.
+few seconds, and a visit does not count when the anchor that it resembles drifts from its median meanwhile.
 A visit is a loop of at least 20 ms in native code with weights that no cache holds. Finished visits go to a
 file, so that a broken-off session is taken up again. Knows nothing of predictors.
 """
@@ -35,6 +35,8 @@ VISITS, MOST_VISITS = 3, 7
 DISAGREE = 0.08
 STRETCH_S = 2.0
 MOST_DRIFT = 0.15
+NEAR = 4
+"""Stretches before and after one that tell its anchors: a neighbour's second is noise, twenty are drift."""
 ANCHORS = {
     "compute": ("int8", Shape(256, 1024, 1024)),
     "memory": ("bf16", Shape(1, 4096, 4096)),
@@ -130,20 +132,18 @@ class Session:
             with self.path.open("a", encoding="utf-8") as file:
                 file.write(json.dumps([stretch.before, stretch.load, stretch.after, stretch.visits]) + "\n")
 
-    def usual(self) -> dict[str, float]:
-        """The median of each anchor."""
-        looks = [look for stretch in self.stretches for look in (stretch.before, stretch.after)]
+    def usual(self, first: int = 0, last: int | None = None) -> dict[str, float]:
+        """The median of each anchor over some stretches; nothing of none."""
+        looks = [look for stretch in self.stretches[first:last] for look in (stretch.before, stretch.after)]
         return {name: statistics.median([look[name] for look in looks]) for name in ANCHORS} if looks else {}
 
     def visits(self) -> dict[Task, list[float]]:
         """Seconds that count, of every task that has any."""
         usual = self.usual()
         found: dict[Task, list[float]] = {}
-        for stretch in self.stretches:
-            strayed = {
-                name for name in usual for look in (stretch.before, stretch.after)
-                if abs(look[name] / usual[name] - 1) > self.most_drift
-            }  # fmt: skip
+        for number, stretch in enumerate(self.stretches):
+            near = self.usual(max(0, number - NEAR), number + NEAR + 1)
+            strayed = {name for name in usual if abs(near[name] / usual[name] - 1) > self.most_drift}
             for task, seconds in stretch.visits:
                 if not strayed & resembles(task):
                     found.setdefault(task, []).append(seconds)

@@ -273,11 +273,11 @@ def folds(rows: Sequence[Row], count: int = FOLDS, seed: int = SEED) -> Iterator
 
 def boosted(x: Floats, y: Floats) -> Any:
     """The trees of the middle, as scikit-learn has them; without a forecast of spread."""
-    return _regressor(loss="absolute_error", max_iter=400, max_leaf_nodes=24).fit(x, y)
+    return _fitted(x, y, loss="absolute_error", max_iter=400, max_leaf_nodes=24)
 
 
 def _quantile(x: Floats, y: Floats, share: float) -> Any:
-    return _regressor(loss="quantile", quantile=share, max_iter=80, max_leaf_nodes=12).fit(x, y)
+    return _fitted(x, y, loss="quantile", quantile=share, max_iter=80, max_leaf_nodes=12)
 
 
 def require_learner() -> None:
@@ -288,12 +288,15 @@ def require_learner() -> None:
         )
 
 
-def _regressor(**how: Any) -> Any:
+def _fitted(x: Floats, y: Floats, **how: Any) -> Any:
     require_learner()
     from sklearn.ensemble import HistGradientBoostingRegressor
+    from threadpoolctl import threadpool_limits  # comes with scikit-learn
 
     settings = {"learning_rate": 0.06, "min_samples_leaf": 8, "l2_regularization": 0.1, "random_state": SEED}
-    return HistGradientBoostingRegressor(**settings | how)
+    # A few thousand rows are less work than threads cost that wait for each other at every node.
+    with threadpool_limits(1, "openmp"):
+        return HistGradientBoostingRegressor(**settings | how).fit(x, y)
 
 
 def _ranges(rows: Sequence[Row], y: Floats) -> dict[tuple[str, int], Range]:

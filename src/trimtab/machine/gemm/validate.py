@@ -153,8 +153,8 @@ class Choice:
         tried = {way: value for way, value in seconds.items() if way != NAIVE}
         mine = seconds[self.chosen]
         line = {
-            "format": self.format, "threads": self.threads, "shape": self.shape.name, "ways": len(self.seconds),
-            "chosen": list(self.chosen), "over_best": mine / min(tried.values()),
+            "format": self.format, "threads": self.threads, "shape": self.shape.name,
+            "ways": len(self.seconds), "chosen": list(self.chosen), "over_best": mine / min(tried.values()),
             "over_default": mine / seconds[DEFAULT],
         }  # fmt: skip
         return line | ({"over_naive": mine / seconds[NAIVE]} if NAIVE in seconds else {})
