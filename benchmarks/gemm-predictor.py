@@ -127,6 +127,7 @@ class Bench:
                         target(f"{what}: mean error", line["mean_error"], most=0.15),
                     ]
                 targets.append(target(f"{what}: R2 of the logarithms", line["r2_log"], least=0.98))
+                targets.append(target(f"{what}: R2 of the times", line["r2"], least=0.98))
         return {"lines": lines, "targets": targets}
 
     def selection(self) -> list[dict[str, Any]]:

@@ -28,21 +28,22 @@ def profile(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def calm(path: Path, **changed: Any) -> Path:
-    """The same profile, stamped as quiet or as said."""
+    """A copy of the profile, stamped as quiet or as said."""
     content = json.loads(path.read_text())
     content["sections"]["gemm"] |= {"steal": 0.0, "others": 0.0} | changed
-    path.write_text(json.dumps(content))
-    return path
+    copy = path.with_name("stamped.json")
+    copy.write_text(json.dumps(content))
+    return copy
 
 
 def test_a_product_is_predicted_with_its_bars(cli: Any, profile: Path) -> None:
-    calm(profile)
+    profile = calm(profile)
     done = cli(
         "fit", "predict", "gemm", "64", "1000", "1000", "--threads", "2", "--profile", str(profile), "--json"
     )
     told = json.loads(done.stdout)
     assert told["seconds"] == pytest.approx(law(Task("int8", 2, Shape(64, 1000, 1000))), rel=0.15)
-    assert told["bound_s"] < told["low_s"] < told["seconds"] < told["high_s"]
+    assert told["bound_s"] < told["low_s"] <= told["seconds"] <= told["high_s"] < 1.5 * told["seconds"]
     assert (told["measured_around"], told["energy"]) == (True, None)
     text = cli(
         "fit", "predict", "gemm", "64", "1000", "1000", "--threads", "2", "--profile", str(profile)

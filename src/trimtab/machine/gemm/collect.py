@@ -191,7 +191,7 @@ def run(
                 if time.monotonic() - began > budget_s or number > MOST_VISITS + VISITS:
                     return
                 stretch, since = Stretch(anchors, os.getloadavg()[0]), time.monotonic()
-                while at < len(part) and time.monotonic() - since < STRETCH_S:
+                while at < len(part) and (not stretch.visits or time.monotonic() - since < STRETCH_S):
                     stretch.visits.append((part[at], timer.seconds(part[at])))
                     at += 1
                 anchors = stretch.after = timer.anchors()
