@@ -245,7 +245,7 @@ def _by_kind(runner: NativeRunner) -> defaultdict[str, float]:
             continue
         for event in events[events["id"] >= FIRST_OPERATION]:
             kind = runner.operations[event["id"] - FIRST_OPERATION]["kind"]
-            found[kind] += (event["end"] - event["begin"]) * 1e-9
+            found[kind] += float(event["end"] - event["begin"]) * 1e-9
     return found
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal, Self
@@ -104,7 +105,9 @@ def read_config(path: Path) -> ModelConfig:
         raise BadFile(path, f"no readable configuration: {error}") from error
     if not isinstance(raw, dict):
         raise BadFile(path, "no configuration: not a JSON object")
-    return config_from(_ConfigAlone(path, raw))
+    whole = path.resolve()
+    name = whole.parent.name if path.name == "config.json" else path.stem
+    return replace(config_from(_ConfigAlone(path, raw)), name=name)
 
 
 class _ConfigAlone(MadeSource):
