@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 
 import numpy as np
 import pytest
@@ -21,8 +22,17 @@ from trimtab.machine.gemm.shapes import Shape, grid
 NOISE = 0.04
 
 
+@pytest.fixture(scope="module", autouse=True)
+def _fewer_trees() -> Iterator[None]:
+    """As many as the simple law needs; the real ones take four times as long to grow."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(model, "TREES", 120)
+        patch.setattr(validate, "RECIPE_TREES", 20)
+        yield
+
+
 @pytest.fixture(scope="module")
-def fitted() -> GemmModel:
+def fitted(_fewer_trees: None) -> GemmModel:
     return model.fit(rows_by(noise=NOISE, ways=2), KERNELS, ROOFS)
 
 

@@ -32,6 +32,7 @@ Floats = npt.NDArray[np.float64]
 Indices = npt.NDArray[np.intp]
 
 LOW, HIGH = 0.1, 0.9
+TREES = 400
 FOLDS = 5
 SEED = 7
 
@@ -273,7 +274,7 @@ def folds(rows: Sequence[Row], count: int = FOLDS, seed: int = SEED) -> Iterator
 
 def boosted(x: Floats, y: Floats) -> Any:
     """The trees of the middle, as scikit-learn has them; without a forecast of spread."""
-    return _fitted(x, y, loss="absolute_error", max_iter=400, max_leaf_nodes=24)
+    return _fitted(x, y, loss="absolute_error", max_iter=TREES, max_leaf_nodes=24)
 
 
 def _quantile(x: Floats, y: Floats, share: float) -> Any:
