@@ -10,10 +10,7 @@
 #include <vector>
 
 #include "exec/piece.h"
-
-namespace trimtab {
-class Recorder;
-}
+#include "recorder.h"
 
 namespace trimtab::exec {
 
