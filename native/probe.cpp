@@ -14,9 +14,9 @@
 #include <cstring>
 #include <new>
 #include <stdexcept>
-#include <thread>
 
 #include "bindings.h"
+#include "exec/fork_join.h"
 
 #if defined(__x86_64__)
 #include <immintrin.h>
@@ -218,29 +218,18 @@ Body choose_float() {
   return choose_float32();
 }
 
-// Calls work(thread) on `threads` threads at once, this one included; returns the seconds from the first start
-// to the last end.
+// Calls work(thread) on every thread; returns the seconds from the first start to the last end.
 template <class Work>
-double together(int threads, Work work) {
-  std::atomic<int> waiting{threads};
-  auto enter = [&](int thread) {
-    waiting.fetch_sub(1);
-    while (waiting.load() > 0) std::this_thread::yield();
-    work(thread);
-  };
-  std::vector<std::thread> others;
-  for (int t = 1; t < threads; ++t) others.emplace_back(enter, t);
-  waiting.fetch_sub(1);
-  while (waiting.load() > 0) std::this_thread::yield();
+double together(exec::ForkJoin& threads, const Work& work) {
   const auto start = Clock::now();
-  work(0);
-  for (auto& other : others) other.join();
+  threads.run(work);
   return since(start);
 }
 
 Peak peak(const Body& body, int threads, double seconds) {
   std::vector<double> best(size_t(threads), 0.0);
-  together(threads, [&](int t) {
+  exec::ForkJoin all(threads);
+  together(all, [&](int t) {
     const auto start = Clock::now();
     do {
       const auto block = Clock::now();
@@ -268,9 +257,10 @@ std::vector<double> read_rates(size_t bytes, int threads, double seconds) {
   Buffer buffer(part * size_t(threads));
   const Read read = choose_read();
   std::vector<double> rates;
+  exec::ForkJoin all(threads);
   const auto start = Clock::now();
   do {
-    const double took = together(threads, [&](int t) { sink += read(buffer.data + size_t(t) * part, part); });
+    const double took = together(all, [&](int t) { sink += read(buffer.data + size_t(t) * part, part); });
     rates.push_back(double(buffer.bytes) / took);
   } while (since(start) < seconds);
   return rates;

@@ -88,7 +88,7 @@ def stores_of(program: Path) -> str:
     if shutil.which("objdump") is None:
         return ""
     code = _run(["objdump", "-d", "--no-show-raw-insn", str(program)])
-    found = [name for name in ("vmovntpd", "vmovntps", "vmovntdq", "movntpd") if name in code]
+    found = sorted(set(re.findall(r"\bv?movnt(?:pd|ps|dq)\b", code)))
     if re.search(r"(?:call|jmp)\s+\w+ <mem(?:cpy|move)@plt>", code):
         found.append("memcpy for the copy")
     return ", ".join(found) or "plain stores"

@@ -17,7 +17,11 @@ constexpr int kSpins = 3000;
 // would cost a wake-up every step.
 constexpr int kStartSpins = 20000;
 
-void relax() {
+// Spins that do not relax: what follows closely is not to wait for the end of a pause.
+constexpr int kEagerSpins = 200;
+
+void relax(int spin) {
+  if (spin < kEagerSpins) return;
 #if defined(__x86_64__)
   _mm_pause();
 #elif defined(__aarch64__)
@@ -44,7 +48,7 @@ ForkJoin::~ForkJoin() {
 bool ForkJoin::wait_while(std::atomic<uint32_t>& word, uint32_t value, std::atomic<int>& sleepers, int spins) {
   for (int i = 0; i < spins; ++i) {
     if (word.load(std::memory_order_acquire) != value) return false;
-    relax();
+    relax(i);
   }
   sleepers.fetch_add(1, std::memory_order_seq_cst);
   while (word.load(std::memory_order_seq_cst) == value) word.wait(value, std::memory_order_acquire);
@@ -55,7 +59,7 @@ bool ForkJoin::wait_while(std::atomic<uint32_t>& word, uint32_t value, std::atom
 bool ForkJoin::wait_until(std::atomic<uint32_t>& word, uint32_t value, std::atomic<int>& sleepers, int spins) {
   for (int i = 0; i < spins; ++i) {
     if (word.load(std::memory_order_acquire) == value) return false;
-    relax();
+    relax(i);
   }
   sleepers.fetch_add(1, std::memory_order_seq_cst);
   for (;;) {
