@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import os
-import re
 import socket
 import subprocess
 import sys
@@ -78,24 +77,6 @@ def plain(processes: Processes, threads: int, workers: int, side: int, padding: 
                 raise RuntimeError(f"a plain service did not start: {said}")
             time.sleep(0.1)
     return first
-
-
-def trimtab(processes: Processes, pipeline: Path, *arguments: str) -> int:
-    """Start `trimtab serve PIPELINE`; its port."""
-    program = "from trimtab.cli.main import main; main()"
-    process = processes.start(
-        sys.executable, "-c", program, "serve", str(pipeline), "--port", "0", "--max-wait-seconds", "0",
-        *arguments,
-    )  # fmt: skip
-    stderr = process.stderr
-    assert stderr is not None
-    said = ""
-    for line in stderr:
-        said += line
-        if found := re.search(r"at http://[^:]+:(\d+)", line):
-            threading.Thread(target=stderr.read, daemon=True).start()
-            return int(found[1])
-    raise RuntimeError(f"trimtab did not start: {said[-800:]}")
 
 
 def free_port() -> int:
@@ -205,3 +186,13 @@ def piped(
     if failed:
         raise failed[0]
     return len(order) / wall, times
+
+
+def one(pipeline: Any, body: bytes) -> Job:
+    """One picture through a pipeline; waits."""
+    over = threading.Event()
+    job: Job = pipeline.submit(body, lambda job: over.set())
+    over.wait()
+    if job.error is not None:
+        raise job.error
+    return job
