@@ -1,14 +1,14 @@
 """OCR over HTTP is at least 1.8 times the plain two-service version, and all of its time is accounted for.
 
-Five parts, each on pictures drawn from a seed. (1) Where a request's time goes: four sizes of photographs by
-three networks, step by step with Pillow and numpy; the stages add up to 97-103 % of the server-side latency.
-(2) What is left of the networks' own throughput for 12-megapixel JPEGs: naive at most 30 %, the native path at
-least 2.0 times the naive one, with the same boxes. (3) Detector and recogniser coupled in five ways at 1, 8 and
-40 crops a picture, against one direct call after the other, against rapidocr's own loop, and against two plain
-HTTP services at their best settings. (4) The planned batch settings against the largest ones on one Poisson
-trace: p99 at least 20 % lower, at most 5 % less throughput. (5) The knee predicted for six mixes that were not
-measured, within 10 %, and how far an estimate from the networks alone is off. What the paper says of GPU
-decoding, energy and several GPUs is left out: it needs a GPU.
+Five parts, each on pictures drawn from a seed. (1) Where a request's time goes: four sizes of photographs
+by three networks, step by step with Pillow and numpy; the stages add up to 97-103 % of the server-side
+latency. (2) What is left of the networks' own throughput for 12-megapixel JPEGs: naive at most 30 %, the
+native path at least 2.0 times the naive one, with the same boxes. (3) Detector and recogniser coupled in
+five ways at 1, 8 and 40 crops a picture, against one direct call after the other, against rapidocr's own
+loop, and against two plain HTTP services at their best settings. (4) The planned batch settings against the
+largest ones on one Poisson trace: p99 at least 20 % lower, at most 5 % less throughput. (5) The knee
+predicted for six mixes that were not measured, within 10 %, and how far an estimate from the networks alone
+is off. What the paper says of GPU decoding, energy and several GPUs is left out: it needs a GPU.
 """
 
 from __future__ import annotations
