@@ -97,6 +97,22 @@ struct Perspective {
   }
 };
 
+// Adds the picture's value at a place between its pixels, which is first moved to the nearest one inside.
+inline void add_sample(const Picture& from, double x, double y, float sum[3]) {
+  const float px = float(std::min(std::max(x, 0.0), double(from.width - 1)));
+  const float py = float(std::min(std::max(y, 0.0), double(from.height - 1)));
+  const int64_t x0 = int64_t(px), y0 = int64_t(py);
+  const float fx = px - float(x0), fy = py - float(y0);
+  const uint8_t* upper = from.pixels + (y0 * from.width + x0) * 3;
+  const uint8_t* lower = y0 + 1 < from.height ? upper + from.width * 3 : upper;
+  const int64_t next = x0 + 1 < from.width ? 3 : 0;
+  for (int c = 0; c < 3; ++c) {
+    const float above = float(upper[c]) + (float(upper[c + next]) - float(upper[c])) * fx;
+    const float below = float(lower[c]) + (float(lower[c + next]) - float(lower[c])) * fx;
+    sum[c] += above + (below - above) * fy;
+  }
+}
+
 }  // namespace
 
 void resize_planes(const Picture& from, const Tone& tone, float* planes, int64_t height, int64_t width, int64_t stride) {
@@ -120,28 +136,21 @@ void warp(const Picture& from, const float corners[8], float across, float down,
   const double step_x = double(across) / double(width), step_y = double(down) / double(height);
   const int many_x = std::clamp(int(std::lround(step_x)), 1, 16), many_y = std::clamp(int(std::lround(step_y)), 1, 16);
   const float share = 1.0f / float(many_x * many_y);
-  const double right = double(from.width - 1), bottom = double(from.height - 1);
+  const double inverse = 1.0 / across;
+  const bool flat = map.g == 0 && map.h == 0;  // no perspective, as nearly always: no division for each sample
   for (int64_t y = 0; y < height; ++y) {
     for (int64_t x = 0; x < width; ++x, to += 3) {
       float sum[3] = {0, 0, 0};
       for (int j = 0; j < many_y; ++j) {
         const double t = ((y + (j + 0.5) / many_y) * step_y - 0.5) / down;
         for (int i = 0; i < many_x; ++i) {
-          const double s = ((x + (i + 0.5) / many_x) * step_x - 0.5) / across;
-          const double under = map.g * s + map.h * t + 1.0;
-          const double w = std::abs(under) > 1e-12 ? 1.0 / under : 0.0;
-          const double px = std::clamp((map.a * s + map.b * t + map.c) * w, 0.0, right);
-          const double py = std::clamp((map.d * s + map.e * t + map.f) * w, 0.0, bottom);
-          const int64_t x0 = int64_t(px), y0 = int64_t(py);
-          const int64_t x1 = std::min(x0 + 1, from.width - 1), y1 = std::min(y0 + 1, from.height - 1);
-          const float fx = float(px - double(x0)), fy = float(py - double(y0));
-          const uint8_t* upper = from.pixels + y0 * from.width * 3;
-          const uint8_t* lower = from.pixels + y1 * from.width * 3;
-          for (int c = 0; c < 3; ++c) {
-            const float above = float(upper[3 * x0 + c]) * (1 - fx) + float(upper[3 * x1 + c]) * fx;
-            const float below = float(lower[3 * x0 + c]) * (1 - fx) + float(lower[3 * x1 + c]) * fx;
-            sum[c] += above * (1 - fy) + below * fy;
+          const double s = ((x + (i + 0.5) / many_x) * step_x - 0.5) * inverse;
+          double w = 1;
+          if (!flat) {
+            const double under = map.g * s + map.h * t + 1.0;
+            w = std::abs(under) > 1e-12 ? 1.0 / under : 0.0;
           }
+          add_sample(from, (map.a * s + map.b * t + map.c) * w, (map.d * s + map.e * t + map.f) * w, sum);
         }
       }
       for (int c = 0; c < 3; ++c) to[c] = uint8_t(std::clamp(sum[c] * share + 0.5f, 0.0f, 255.0f));

@@ -122,12 +122,15 @@ class Fused:
 
     def __init__(self, threads: int, side: int, decode_side: int, together: int, padding: int) -> None:
         buffers = Buffers()
-        self._stages = [
+        self._stages: list[Any] = [
             Decode({"side": decode_side}, threads, buffers), Fit({"side": side}, threads, buffers),
             Detect({}, threads, buffers), Crop({}, threads, buffers),
         ]  # fmt: skip
         self._direction = Direction({}, threads, buffers)
-        self._network = Network("ppocr-recognise", threads)
+        self._network = Network("ppocr-recognise", threads, spinning=True)
+        # Nothing runs beside these calls, so their threads may spin, which is faster.
+        self._stages[2].network = Network("ppocr-detect", threads, spinning=True)
+        self._direction.network = Network("ppocr-direction", threads, spinning=True)
         self._characters = np.array(self._network.characters, dtype=object)
         self._together, self._padding = together, padding
 

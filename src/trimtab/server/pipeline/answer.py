@@ -104,7 +104,7 @@ async def create(request: Request, served: ServedPipeline, settings: ServeSettin
     }  # fmt: skip
     if wanted.trace:
         now = time.monotonic()
-        job.trace.add("answer", job.ended_at, now)
+        job.trace.add("answer", job.traced_at, now)
         answer["timing"] = {
             "total_ms": _ms(now - call.began),
             "stages_ms": {name: _ms(value) for name, value in job.trace.budget().items()},
@@ -150,7 +150,7 @@ class Answered(Response):
         await super().__call__(scope, receive, send)
         sent_at = time.monotonic()
         spans: list[Any] = [span for span in job.trace.spans if span[0] != "answer"]
-        job.trace.spans = [*spans, ("answer", job.ended_at, written_at, 1), ("sent", written_at, sent_at, 1)]
+        job.trace.spans = [*spans, ("answer", job.traced_at, written_at, 1), ("sent", written_at, sent_at, 1)]
         self._served.pipeline.remember(job, sent_at)
 
 

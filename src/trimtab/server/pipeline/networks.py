@@ -75,9 +75,11 @@ class Network:
     Parameters
     ----------
     threads : inside one run
+    spinning : its threads wait for work without sleeping: best for one run after the other with nothing
+        beside, and the worst beside other workers, whose cores they hold
     """
 
-    def __init__(self, name: str, threads: int = 1) -> None:
+    def __init__(self, name: str, threads: int = 1, *, spinning: bool = False) -> None:
         path = file_of(name)
         try:
             import onnxruntime as ort
@@ -88,8 +90,7 @@ class Network:
         options.inter_op_num_threads = 1
         options.log_severity_level = 3
         options.execution_mode = ort.ExecutionMode.ORT_SEQUENTIAL
-        # Threads that spin for work would take the core from the next stage's worker.
-        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+        options.add_session_config_entry("session.intra_op.allow_spinning", "1" if spinning else "0")
         self.session = ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
         self._input = self.session.get_inputs()[0].name
 

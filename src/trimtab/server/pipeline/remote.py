@@ -10,9 +10,12 @@ from __future__ import annotations
 import json
 import multiprocessing
 import struct
+import sys
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -106,22 +109,30 @@ class Remote:
             )
             for number in range(self._workers)
         ]  # fmt: skip
-        for process in self._processes:
-            process.start()
+        try:
+            with _no_main():
+                for process in self._processes:
+                    process.start()
+            self._wait_for_all()
+        except BaseException:
+            self._stop()
+            raise
+
+    def _wait_for_all(self) -> None:
         for _ in self._processes:
             until = time.monotonic() + _START_S
             while not self._ready.acquire(timeout=_LOOK_S):
                 if time.monotonic() > until or any(not each.is_alive() for each in self._processes):
-                    self._stop()
                     raise WorkerEnded(
                         f"a process of the stage `{self._spec.title}` did not start",
                         "its packages may be missing: try `worker: thread`",
                     )
 
     def _stop(self) -> None:
-        for process in self._processes:
+        started = [process for process in self._processes if process.pid is not None]
+        for process in started:
             process.terminate()
-        for process in self._processes:
+        for process in started:
             process.join()
             process.close()
         self._to.close()
@@ -159,6 +170,17 @@ class Remote:
             lost, self._out = list(self._out.values()), {}
         if lost:
             self._back(self._spec.title, lost, [], error)
+
+
+@contextmanager
+def _no_main() -> Iterator[None]:
+    """New processes need nothing of the program that this one runs, which may not be made to be imported."""
+    main = sys.modules["__main__"]
+    sys.modules["__main__"] = ModuleType("__main__")
+    try:
+        yield
+    finally:
+        sys.modules["__main__"] = main
 
 
 def packed(number: int, pixels: Array, payload: str) -> bytes:

@@ -86,7 +86,13 @@ class Pipeline:
         self._lock = threading.Lock()
         self._changed = threading.Condition(self._lock)
         self._closed = False
-        self.stages = [self._stage(each) for each in spec.stages]
+        self.stages: list[Stage] = []
+        try:
+            for each in spec.stages:
+                self.stages.append(self._stage(each))
+        except BaseException:
+            self._close_stages()
+            raise
         self._threads = [
             threading.Thread(target=self._work, name=f"pipeline-{number}", daemon=True)
             for number in range(self.cores)
@@ -148,7 +154,8 @@ class Pipeline:
             job.trace.began = began if began is not None else now
             self.in_work[tenant] += 1
             self.costs.enter(cost_s)
-            self.stages[0].waiting.put(job, self._key(self.stages[0], job), now)
+            job.traced_at = time.monotonic()
+            self.stages[0].waiting.put(job, self._key(self.stages[0], job), job.traced_at)
             self._changed.notify()
         return job
 
@@ -185,6 +192,10 @@ class Pipeline:
             for unit in iter(lambda stage=stage: stage.waiting.take(math.inf), []):  # type: ignore[misc]
                 for one in unit:
                     self._fail(one.job, Busy("the pipeline is shutting down", "ask again in a moment"))
+        self._close_stages()
+
+    def _close_stages(self) -> None:
+        for stage in self.stages:
             if stage.remote is not None:
                 stage.remote.close()
             if stage.op is not None:
@@ -227,9 +238,9 @@ class Pipeline:
                 self._drop(unit)
         if not alive:
             return
-        laps = Laps()
         began = time.monotonic()
         _note_waits(stage, alive, began)
+        laps = Laps(began)
         try:
             assert stage.op is not None
             stage.op.run(alive, laps)
@@ -265,6 +276,8 @@ class Pipeline:
                 if "crops" in operation(stage.spec.op).gives:
                     job.items = job.items[: self.spec.limits.items]
                     job.open_items = len(job.items)
+                    for item in job.items:
+                        item.traced_at = job.traced_at
                     if job.items and number < len(self.stages):
                         self._put(number, job.items)
                     else:
@@ -299,7 +312,7 @@ class Pipeline:
     def _send(self, stage: Stage, units: Sequence[Unit]) -> None:
         title = stage.spec.title
         for unit in units:
-            laps = Laps()
+            laps = Laps(unit.traced_at or None)
             unit.queued_at = time.monotonic()
             try:
                 stage.remote.send(unit)
@@ -355,13 +368,18 @@ class Pipeline:
 
 
 def _note_waits(stage: Stage, units: Sequence[Unit], began: float) -> None:
+    """From where the last account of a unit ended: being handed on is part of the wait."""
     word = "batch wait" if stage.each else "queue"
-    waits = Counter((unit.job, unit.queued_at) for unit in units)
-    for (job, queued_at), weight in waits.items():
-        job.trace.add(f"{stage.spec.title}: {word}", queued_at, began, 0.0, weight)
+    waits = Counter((unit.job, unit.traced_at) for unit in units)
+    for (job, traced_at), weight in waits.items():
+        job.trace.add(f"{stage.spec.title}: {word}", traced_at, began, 0.0, weight)
 
 
 def _note_laps(title: str, units: Sequence[Unit], spans: Sequence[tuple[str, float, float, float]]) -> None:
+    end = max((end for _, _, end, _ in spans), default=0.0)
+    for unit in units:
+        unit.traced_at = max(unit.traced_at, end)
+        unit.job.traced_at = max(unit.job.traced_at, end)
     shares = Counter(unit.job for unit in units)
     for job, weight in shares.items():
         for what, begin, end, cpu_s in spans:

@@ -27,6 +27,7 @@ class Job:
     deadline : of the monotonic clock; work on it stops after that
     tell : called once, from any thread, when it is over
     values : what stages gave, by type of port
+    traced_at : up to when its time is accounted for
     """
 
     body: bytes
@@ -40,6 +41,7 @@ class Job:
     cancelled: bool = False
     tenant: str = ""
     queued_at: float = 0.0
+    traced_at: float = 0.0
     ended_at: float = 0.0
     cost_s: float = 0.0
     open_items: int = 0
@@ -91,6 +93,7 @@ class Item:
     text: str = ""
     score: float = 0.0
     queued_at: float = 0.0
+    traced_at: float = 0.0
 
     @property
     def width(self) -> int:

@@ -29,11 +29,15 @@ class Laps:
     """Where the time of one run of an operation goes; each mark ends a lap.
 
     `spans` holds (what, begin, end, processor seconds of this thread).
+
+    Parameters
+    ----------
+    began : of the first lap; default: now
     """
 
-    def __init__(self) -> None:
+    def __init__(self, began: float | None = None) -> None:
         self.spans: list[tuple[str, float, float, float]] = []
-        self._at, self._cpu_s = time.monotonic(), time.thread_time()
+        self._at, self._cpu_s = began or time.monotonic(), time.thread_time()
 
     def mark(self, what: str) -> None:
         """What was done since the last mark."""
