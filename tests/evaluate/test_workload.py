@@ -87,3 +87,21 @@ def test_a_workload_is_the_sum_of_its_requests() -> None:
     assert together.total_s == pytest.approx(0.01 + 0.04)  # two at a time take the time of one pair
     with pytest.raises(NotMeasured):
         workload.predict(MODEL, asked, batch=3)
+
+
+def test_energy_is_modelled_and_grows_with_cores_and_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    from dataclasses import replace
+
+    from trimtab.machine import probe
+
+    known = replace(probe.describe(), processor="AMD EPYC 9654", usable=8)
+    monkeypatch.setattr(probe, "describe", lambda: known)
+    one, two, longer = (workload.energy(*each) for each in ((10.0, 1), (10.0, 2), (20.0, 2)))
+    assert one is not None
+    assert two is not None
+    assert longer is not None
+    assert one.source == "modelled"
+    assert one < two < longer
+    assert longer.joules("modelled") == pytest.approx(2 * two.joules("modelled"))
+    monkeypatch.setattr(probe, "describe", lambda: replace(known, processor="made up"))
+    assert workload.energy(1.0, 1) is None

@@ -44,6 +44,7 @@ if TYPE_CHECKING:
 
     from trimtab.engine.grammar import Grammar
     from trimtab.engine.grammars import Grammars
+    from trimtab.engine.objective import Objective
     from trimtab.engine.prefix_store import PrefixStore
     from trimtab.engine.warm import WarmPrefixes
 
@@ -135,6 +136,7 @@ class Engine:
 
             page: Callable[[int], Any] = runner.page  # type: ignore[attr-defined]
             self._warm = WarmPrefixes(prefixes, self._pool, page, self._inbox.put)
+        self.objective: Objective | None = None  # set before the first request, if at all
         self._lock = threading.Lock()  # guards what submitters change: _open, _refusing
         self._open: set[Output] = set()
         self._refusing = ""
@@ -403,6 +405,12 @@ class Engine:
         with self._lock:
             if self._refusing:
                 raise Busy(self._refusing)
+            if self.objective is not None:
+                try:
+                    self.objective.check(sequence, self._open, self._pool.holds)
+                except Busy:
+                    self._ledger.refused()
+                    raise
             self._open.add(sequence)
             self._pressure.enter(sequence)
             self._empty.clear()

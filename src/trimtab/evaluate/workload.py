@@ -11,10 +11,13 @@ import random
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from trimtab.errors import BadFile, UnknownName
+from trimtab.errors import BadFile, NotMeasured, UnknownName
 from trimtab.machine.request_model import Estimate, RequestModel
+
+if TYPE_CHECKING:
+    from trimtab.machine.energy import Energy
 
 _LONGEST_BYTES = 256 * 2**20
 _MOST_TOKENS = 10**7
@@ -132,6 +135,22 @@ def predict(
     )
     cost = None if price_per_hour is None else total * price_per_hour / 3600
     return Prediction(tuple(each), total, low, high, cost)
+
+
+def energy(seconds: float, threads: int) -> Energy | None:
+    """Joules of a time on so many cores of this machine's processor, modelled from its data sheet.
+
+    Memory is left out: what a request reads of it is not in the fit. None where the processor is not known.
+    """
+    from trimtab.machine.power_model import Activity, default_model
+    from trimtab.machine.probe import describe
+
+    here = describe()
+    try:
+        power = default_model(here.processor, here.usable, here.features)
+    except NotMeasured:
+        return None
+    return power.energy(Activity(seconds, seconds * min(threads, here.usable), 0.0, 0.0))
 
 
 def _count(told: Any, name: str) -> int:

@@ -70,14 +70,21 @@ def find(
     section = profile.sections.get(SECTION)
     hint = f"measure it: `trimtab measure llm --model {model.partition('#')[0]} --engine {engine}`"
     found: list[tuple[Section, RequestModel]] = []
+    wanted, others = dict(settings or {}), False
     for told in (section.data.get("fits", {}) if section else {}).values():
         try:
             stamp, fitted = Section(**told), RequestModel.from_json(told["data"]["fit"])
         except (KeyError, TypeError, ValueError, UsageError) as error:
             raise NotMeasured(f"the profile's section `{SECTION}` cannot be read: {error!r}", hint) from error
         same = model in (fitted.model, fitted.model.partition("#")[0]) and fitted.engine == engine
-        if same and all(fitted.settings.get(key) == value for key, value in (settings or {}).items()):
+        if same and all(fitted.settings.get(key) == value for key, value in wanted.items()):
             found.append((stamp, fitted))
+        others |= same
+    if not found and others:
+        told = ", ".join(f"{key} {value}" for key, value in wanted.items())
+        raise NotMeasured(
+            f"requests of {model.partition('#')[0]} on {engine} were timed here, but not with {told}", hint
+        )
     if not found:
         raise NotMeasured(f"requests of {model.partition('#')[0]} on {engine} were never timed here", hint)
     stamp, fitted = max(found, key=lambda pair: pair[0].date)

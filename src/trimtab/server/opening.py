@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from trimtab.server.access.keys import default_path
 from trimtab.server.console.inspector import Inspector, usual_mode
 from trimtab.server.served import Served
 from trimtab.server.settings import ModelSettings, ServeSettings
+
+if TYPE_CHECKING:
+    from trimtab.engine.objective import Objective
+    from trimtab.engine.opening import Opened
 
 
 def open_served(settings: ModelSettings, on_words_read: Callable[[], None] = lambda: None) -> Served:
@@ -47,6 +51,8 @@ def open_served(settings: ModelSettings, on_words_read: Callable[[], None] = lam
         on_words_read=on_words_read,
         **more,
     )
+    if isinstance(settings, ServeSettings) and (settings.slo_ttft_ms or settings.slo_tpot_ms):
+        opened.engine.objective = objective_of(settings, opened)
     aliases = frozenset({settings.model, opened.name})
     return Served(
         settings.served_name,
@@ -58,6 +64,28 @@ def open_served(settings: ModelSettings, on_words_read: Callable[[], None] = lam
         inspector=inspector,
         **prompts,
     )
+
+
+def objective_of(settings: ServeSettings, opened: Opened) -> Objective:
+    """The latency objective, with this machine's fit of the model.
+
+    Raises
+    ------
+    NotMeasured : requests of this model were never timed here, or too long ago; says how
+    """
+    import math
+
+    from trimtab.engine.objective import Objective
+    from trimtab.machine.profile import Profile
+    from trimtab.machine.request_profile import find, model_identity
+
+    threads = getattr(opened.engine.runner, "threads", None)
+    held = {"threads": threads, "format": settings.format, "kv_type": settings.kv_type}
+    model = find(Profile.load(), model_identity(opened.path), settings=held)
+    ttft_s, tpot_s = (
+        math.inf if limit is None else limit / 1e3 for limit in (settings.slo_ttft_ms, settings.slo_tpot_ms)
+    )
+    return Objective(model, ttft_s, tpot_s, opened.engine.settings.max_running)
 
 
 def bounds_of(settings: ServeSettings) -> dict[str, Any]:

@@ -128,6 +128,13 @@ class LimitSettings(BaseModel):
     max_wait_seconds: float = Field(
         60.0, ge=0, description="a request that has waited this long to start is refused with 429; 0: never"
     )
+    slo_ttft_ms: float | None = Field(
+        None, gt=0,
+        description="refuse a request whose first token would take longer, as `trimtab measure llm` predicts",
+    )  # fmt: skip
+    slo_tpot_ms: float | None = Field(
+        None, gt=0, description="refuse one beside which a step would take longer, by the same prediction"
+    )  # fmt: skip
     stream_gap_ms: float | None = Field(
         None, ge=0,
         description="least time between pieces of a stream; by default 2 for each other stream, at most 80",

@@ -67,12 +67,14 @@ def requests(
         asked = [workloads.Request(prompt, output)]
     fitted = _prior(model, batch) if prior else _fitted(model, engine, allow_noisy)
     found = workloads.predict(fitted, asked, batch=batch, price_per_hour=price)
+    threads = fitted.settings.get("threads")
+    joules = workloads.energy(found.total_s, int(threads)) if threads else None
     if as_json:
         print_json({
             "model": fitted.model, "engine": fitted.engine, "basis": fitted.basis,
             "statistic": fitted.statistic,
             "batch": batch, "total_s": found.total_s, "low_s": found.low_s, "high_s": found.high_s,
-            "cost": found.cost,
+            "cost": found.cost, "energy": None if joules is None else joules.as_json(),
             "requests": [
                 {**asdict(request), **asdict(one)} for request, one in zip(asked, found.each, strict=True)
             ],
@@ -94,6 +96,8 @@ def requests(
         note(f"and {len(asked) - len(shown)} more; --json has them all")
     cost = "" if found.cost is None else f", {found.cost:.4g} at {price:g} an hour"
     together = "one after the other" if batch == 1 else f"{batch} at a time"
+    if joules is not None:
+        note(f"{joules}: cores and their share at rest by data sheet, without memory")
     note(
         f"{len(asked)} requests {together}: {found.total_s:.2f} s "
         f"({found.low_s:.2f} to {found.high_s:.2f}){cost}; {fitted.basis}, {fitted.statistic} over trials"
