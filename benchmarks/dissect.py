@@ -32,7 +32,7 @@ from trimtab import _native
 from trimtab.errors import TrimtabError
 from trimtab.machine import peers, profile, quiet, sections
 from trimtab.machine.bench import BenchOptions, target
-from trimtab.machine.operator_rates import errors
+from trimtab.machine.dissect.operator_rates import errors
 from trimtab.machine.report import Report
 from trimtab.machine.worker import Worker
 

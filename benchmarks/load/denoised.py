@@ -14,8 +14,8 @@ from load.timing import SEED
 from peers import roster, servers
 from trimtab.evaluate.http_target import HttpTarget
 from trimtab.machine.bench import BenchOptions, target
-from trimtab.machine.request_baseline import published_api
-from trimtab.machine.request_fit import Sample, fit
+from trimtab.machine.requests.baseline import published_api
+from trimtab.machine.requests.fit import Sample, fit
 
 LOADED_TRIALS, THINK_S = 16, 0.9
 

@@ -14,7 +14,7 @@ from load.timing import SEED, inside, timed
 from trimtab.evaluate.calibration import OUTPUTS, QUICK_OUTPUTS, Calibration
 from trimtab.evaluate.llm import prior_of, warm_up
 from trimtab.machine.bench import BenchOptions, target
-from trimtab.machine.request_baseline import published
+from trimtab.machine.requests.baseline import published
 
 SHORT = (3, 17, 40, 100)
 LONG = 1500  # from here on a constant cost a token shows

@@ -15,7 +15,7 @@ from typing import Any
 
 from load import goodput
 from load.arrivals import Arrival
-from trimtab.machine.dissection import Seen, dissect
+from trimtab.machine.dissect.dissection import Seen, dissect
 from trimtab.machine.spans import Recording
 
 PATH = "/console/api/recording"

@@ -20,8 +20,9 @@ from native import programs
 from peers import roster
 from trimtab import _native
 from trimtab.errors import TrimtabError
-from trimtab.machine import quiet, stream
+from trimtab.machine import quiet
 from trimtab.machine.bench import BenchOptions
+from trimtab.machine.measures import stream
 from trimtab.machine.probe import describe
 from trimtab.machine.rounds import Ask, Contender, Contest
 from trimtab.machine.worker import Worker

@@ -14,13 +14,13 @@ from trimtab_peer import Trimtab
 from trimtab.engine import recording
 from trimtab.evaluate import operators
 from trimtab.machine import probe
-from trimtab.machine.dissection import dissect
-from trimtab.machine.operator_rates import OperatorRates, Rate
+from trimtab.machine.dissect.dissection import dissect
+from trimtab.machine.dissect.operator_rates import OperatorRates, Rate
+from trimtab.machine.dissect.step_cost import arithmetic_seconds, probed
+from trimtab.machine.dissect.steps import steps_of
+from trimtab.machine.dissect.work import work
 from trimtab.machine.profile import Profile
 from trimtab.machine.roofline import Ceilings
-from trimtab.machine.step_cost import arithmetic_seconds, probed
-from trimtab.machine.steps import steps_of
-from trimtab.machine.work import work
 
 WARM = 3
 

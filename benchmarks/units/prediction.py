@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from trimtab._native import micro
-from trimtab.machine import stream
+from trimtab.machine.measures import stream
 from trimtab.machine.micro.costs import Costs
 from trimtab.machine.micro.rows import Row, from_dict
 from trimtab.machine.profile import Profile, Section

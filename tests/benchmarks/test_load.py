@@ -18,7 +18,7 @@ import pytest
 
 from trimtab.errors import BadFile
 from trimtab.machine import spans
-from trimtab.machine.dissection import Seen
+from trimtab.machine.dissect.dissection import Seen
 
 FOLDER = Path(__file__).resolve().parents[2] / "benchmarks"
 

@@ -12,7 +12,7 @@ from trimtab.engine.engine import Engine
 from trimtab.engine.objective import Objective
 from trimtab.engine.sampling import SamplingParams
 from trimtab.errors import Busy
-from trimtab.machine.request_model import BatchFit, PromptCost, RequestModel
+from trimtab.machine.requests.model import BatchFit, PromptCost, RequestModel
 
 # 10 ms a prompt token, a step of 2 ms alone and 8 ms for four, and 10 us for each position.
 ALPHA = PromptCost.of({1: 0.01, 100: 1.0, 200: 2.0}, {})

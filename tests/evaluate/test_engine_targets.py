@@ -16,8 +16,8 @@ from trimtab.evaluate.http_target import HttpTarget, RequestRefused
 from trimtab.evaluate.llm import measure
 from trimtab.evaluate.quality import perplexity
 from trimtab.evaluate.targets import Inside, open_target
-from trimtab.machine import request_profile
 from trimtab.machine.profile import Profile
+from trimtab.machine.requests import profile as request_profile
 
 
 @pytest.fixture(scope="module")

@@ -6,8 +6,8 @@ import numpy as np
 
 from trimtab.evaluate.operators import batch_of, reference, sampled
 from trimtab.evaluate.reference_model import HIDDEN, ReferenceSource
-from trimtab.machine.operator_rates import fit
-from trimtab.machine.work import Shape
+from trimtab.machine.dissect.operator_rates import fit
+from trimtab.machine.dissect.work import Shape
 from trimtab.models.config import config_from
 
 

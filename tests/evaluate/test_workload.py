@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from trimtab.errors import BadFile, NotMeasured, UnknownName
 from trimtab.evaluate import workload
 from trimtab.evaluate.workload import Request
-from trimtab.machine.request_model import BatchFit, PromptCost, RequestModel
+from trimtab.machine.requests.model import BatchFit, PromptCost, RequestModel
 
 MODEL = RequestModel(
     "m", "e", {}, {b: BatchFit(b, PromptCost.of({1: 0.01, 1000: 1.0}, {}), 0.002 * b, 0.0) for b in (1, 2)}

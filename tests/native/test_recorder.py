@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from trimtab import _native
 from trimtab.machine import spans
-from trimtab.machine.steps import steps_of
+from trimtab.machine.dissect.steps import steps_of
 
 CASE = Attention(4, 2, 32, no_rope(32), kv_type="bf16")
 

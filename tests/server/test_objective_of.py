@@ -11,9 +11,9 @@ from typing import Any
 import pytest
 
 from trimtab.errors import NotMeasured
-from trimtab.machine import request_profile
 from trimtab.machine.profile import Section
-from trimtab.machine.request_model import BatchFit, PromptCost, RequestModel
+from trimtab.machine.requests import profile as request_profile
+from trimtab.machine.requests.model import BatchFit, PromptCost, RequestModel
 from trimtab.server.opening import objective_of
 from trimtab.server.settings import ServeSettings
 

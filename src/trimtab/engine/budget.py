@@ -16,7 +16,7 @@ from pathlib import Path
 from trimtab.engine.batch import PAGE_TOKENS
 from trimtab.engine.pages import pages_for
 from trimtab.errors import DoesNotFit, UsageError
-from trimtab.machine.cgroups import memory_limits
+from trimtab.machine.measures.cgroups import memory_limits
 
 SMALLEST_CONTEXT = 2048
 """Without a wish, a budget that cannot hold one sequence of this length is refused."""

@@ -20,7 +20,7 @@ from trimtab.errors import Busy
 
 if TYPE_CHECKING:
     from trimtab.engine.sequence import Sequence
-    from trimtab.machine.request_model import RequestModel
+    from trimtab.machine.requests.model import RequestModel
 
 LONGEST_RETRY_S = 60
 

@@ -18,9 +18,9 @@ from typing import Any
 
 from trimtab.errors import UsageError
 from trimtab.evaluate.targets import Target
-from trimtab.machine import request_fit
-from trimtab.machine.request_fit import Sample
-from trimtab.machine.request_model import RequestModel
+from trimtab.machine.requests import fit as request_fit
+from trimtab.machine.requests.fit import Sample
+from trimtab.machine.requests.model import RequestModel
 
 MOST_RUNS = 70
 MOST_PROMPT = 1920

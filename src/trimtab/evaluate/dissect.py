@@ -24,7 +24,7 @@ from urllib.parse import urlsplit
 
 from trimtab.errors import Offline, TrimtabError, UsageError
 from trimtab.evaluate.started import Process
-from trimtab.machine.dissection import Seen
+from trimtab.machine.dissect.dissection import Seen
 from trimtab.machine.spans import Recording
 
 ROUTES = {"chat": "/v1/chat/completions", "completions": "/v1/completions"}

@@ -23,7 +23,7 @@ import numpy.typing as npt
 from trimtab.errors import Offline, TrimtabError, UsageError
 
 if TYPE_CHECKING:
-    from trimtab.machine.request_prior import WorkShape
+    from trimtab.machine.requests.prior import WorkShape
 
 NULL_REQUESTS = 15
 _LONGEST_LINE = 1 << 20

@@ -9,10 +9,11 @@ from typing import Any
 from trimtab.errors import NotMeasured
 from trimtab.evaluate.calibration import MOST_RUNS, OUTPUTS, QUICK_OUTPUTS, Calibration
 from trimtab.evaluate.targets import Target
-from trimtab.machine import probe, request_profile
+from trimtab.machine import probe
 from trimtab.machine import profile as profiles
-from trimtab.machine.request_model import RequestModel
-from trimtab.machine.request_prior import ceilings_of, prior
+from trimtab.machine.requests import profile as request_profile
+from trimtab.machine.requests.model import RequestModel
+from trimtab.machine.requests.prior import ceilings_of, prior
 from trimtab.machine.roofline import Ceilings
 
 QUICK_S = 12.0

@@ -18,9 +18,9 @@ from trimtab.engine.runner import NativeRunner
 from trimtab.engine.sampling import ADJUST, SAMPLING
 from trimtab.evaluate.reference_model import VOCAB, ReferenceSource
 from trimtab.machine import spans
-from trimtab.machine.operator_rates import Sample, fit, key_of
-from trimtab.machine.steps import steps_of
-from trimtab.machine.work import work
+from trimtab.machine.dissect.operator_rates import Sample, fit, key_of
+from trimtab.machine.dissect.steps import steps_of
+from trimtab.machine.dissect.work import work
 from trimtab.models.config import config_from
 
 CONTEXT = 1024

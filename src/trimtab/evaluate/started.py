@@ -90,7 +90,7 @@ def start(engine: str, model: str, *, threads: int | None = None, context: int =
     Offline : it did not come up; the message ends with its last words
     """
     from trimtab.formats import cache
-    from trimtab.machine.request_profile import model_identity
+    from trimtab.machine.requests.profile import model_identity
 
     path = cache.resolve(model, pull=True)
     count = threads or probe.describe().usable

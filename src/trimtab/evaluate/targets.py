@@ -18,7 +18,7 @@ import numpy.typing as npt
 from trimtab.errors import UsageError
 
 if TYPE_CHECKING:
-    from trimtab.machine.request_prior import WorkShape
+    from trimtab.machine.requests.prior import WorkShape
 
 Floats = npt.NDArray[np.float32]
 ENGINES = ("trimtab", "llamacpp", "vllm")
@@ -63,7 +63,7 @@ class Inside:
 
     def __init__(self, model: str | Path, **options: Any) -> None:
         from trimtab.engine.llm import LLM
-        from trimtab.machine.request_profile import model_identity
+        from trimtab.machine.requests.profile import model_identity
 
         self._llm = LLM(model, **{"sharing": False, "drafting": False, "context": None, **options})
         engine = self._llm.engine
@@ -116,7 +116,7 @@ class Inside:
 
     def shape(self) -> WorkShape:
         """The work of a token, for a prior."""
-        from trimtab.machine.request_prior import WorkShape
+        from trimtab.machine.requests.prior import WorkShape
 
         config, runner = self._llm.config, self._llm.engine.runner
         numbers = {"bf16": 2.0, "f32": 4.0, "int8": 1.0}[str(self.settings["kv_type"])]

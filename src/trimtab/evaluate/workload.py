@@ -14,10 +14,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from trimtab.errors import BadFile, NotMeasured, UnknownName
-from trimtab.machine.request_model import Estimate, RequestModel
+from trimtab.machine.requests.model import Estimate, RequestModel
 
 if TYPE_CHECKING:
-    from trimtab.machine.energy import Energy
+    from trimtab.machine.power.energy import Energy
 
 _LONGEST_BYTES = 256 * 2**20
 _MOST_TOKENS = 10**7
@@ -142,7 +142,7 @@ def energy(seconds: float, threads: int) -> Energy | None:
 
     Memory is left out: what a request reads of it is not in the fit. None where the processor is not known.
     """
-    from trimtab.machine.power_model import Activity, default_model
+    from trimtab.machine.power.model import Activity, default_model
     from trimtab.machine.probe import describe
 
     here = describe()

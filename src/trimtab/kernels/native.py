@@ -323,7 +323,7 @@ def _module(node: _Node, before: str, names: Mapping[int, str]) -> str:
 
 
 def _described(node: _Node, cache: dict[str, Any]) -> dict[str, Any]:
-    """Sizes of an operation, as plain values; `trimtab.machine.work` counts its work from them."""
+    """Sizes of an operation, as plain values; `trimtab.machine.dissect.work` counts its work from them."""
     a, out = node.arguments, node.output
     known: dict[str, Any] = {} if out is None else {"width": out.width, "out": _direct_form(node, out)[0]}
     if "matrix" in a:

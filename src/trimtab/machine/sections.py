@@ -47,28 +47,28 @@ class Measurer:
 
 MEASURERS = (
     Measurer(
-        "trimtab.machine.topology:measure", ("topology",),
+        "trimtab.machine.measures.topology:measure", ("topology",),
         "processors, caches, memory nodes, pages", 0.1, 0.1, timed=False,
     ),
     Measurer(
-        "trimtab.machine.limits:measure", ("limits",),
+        "trimtab.machine.measures.limits:measure", ("limits",),
         "memory, processor and process limits in force", 0.1, 0.1, timed=False,
     ),
     Measurer(
-        "trimtab.machine.stream:measure", ("bandwidth",),
+        "trimtab.machine.measures.stream:measure", ("bandwidth",),
         "memory bandwidth, cost of a parallel region", 74, 3,
     ),
-    Measurer("trimtab.machine.peak:measure", ("peak",), "arithmetic peaks by type and shape", 13, 1),
+    Measurer("trimtab.machine.measures.peak:measure", ("peak",), "arithmetic peaks by type and shape", 13, 1),
     Measurer(
         "trimtab.machine.micro:measure", ("latency", "peak_units", "sync"),
         "latency of memory, instructions and the system", 21, 3,
     ),
-    Measurer("trimtab.machine.disk:measure", ("disk",), "the disk, by size and queue depth", 15, 2),
+    Measurer("trimtab.machine.measures.disk:measure", ("disk",), "the disk, by size and queue depth", 15, 2),
     Measurer(
-        "trimtab.machine.process:measure", ("process",),
+        "trimtab.machine.measures.process:measure", ("process",),
         "starting processes, importing, touching memory", 13, 1,
     ),
-    Measurer("trimtab.machine.gpu:measure", ("gpu",), "a GPU's ceilings, where there is one", 10, 3),
+    Measurer("trimtab.machine.measures.gpu:measure", ("gpu",), "a GPU's ceilings, where there is one", 10, 3),
     Measurer(
         "trimtab.evaluate.operators:measure", ("operators",),
         "what each kind of a model's operations takes", 15, 5,

@@ -75,7 +75,7 @@ class Recording:
 
     Parameters
     ----------
-    operations : of the program, in its order: `kind`, `module` and sizes (see `trimtab.machine.work`)
+    operations : of the program, in its order: `kind`, `module` and sizes (see `trimtab.machine.dissect.work`)
     facts : what was recorded: model, threads, formats, environment, memory, requests by number
     """
 

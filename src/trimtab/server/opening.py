@@ -77,7 +77,7 @@ def objective_of(settings: ServeSettings, opened: Opened) -> Objective:
 
     from trimtab.engine.objective import Objective
     from trimtab.machine.profile import Profile
-    from trimtab.machine.request_profile import find, model_identity
+    from trimtab.machine.requests.profile import find, model_identity
 
     threads = getattr(opened.engine.runner, "threads", None)
     held = {"threads": threads, "format": settings.format, "kv_type": settings.kv_type}

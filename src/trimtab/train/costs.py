@@ -39,6 +39,8 @@ class StepCosts:
     Parameters
     ----------
     products : type -> [(narrowest side, operations a second)], ascending
+    gradients : the same of products whose narrowest side is the one summed over, as those of weights'
+        gradients are: they write much and into memory that nothing used lately
     attention : type -> [(length, operations a second)] of the fused kernel, half of the square counted
     traffic : [(bytes written, bytes read and written a second)] of an element-wise operator
     optimizer_bytes_per_s : of AdamW, gradients and moments read and written
@@ -46,6 +48,7 @@ class StepCosts:
     """
 
     products: Mapping[str, Sequence[tuple[float, float]]]
+    gradients: Mapping[str, Sequence[tuple[float, float]]]
     attention: Mapping[str, Sequence[tuple[float, float]]]
     traffic: Sequence[tuple[float, float]]
     optimizer_bytes_per_s: float
@@ -54,6 +57,7 @@ class StepCosts:
     def as_dict(self) -> dict[str, Any]:
         return {
             "products": {kind: list(map(list, points)) for kind, points in self.products.items()},
+            "gradients": {kind: list(map(list, points)) for kind, points in self.gradients.items()},
             "attention": {kind: list(map(list, points)) for kind, points in self.attention.items()},
             "traffic": list(map(list, self.traffic)),
             "optimizer_bytes_per_s": self.optimizer_bytes_per_s,
@@ -69,6 +73,7 @@ class StepCosts:
 
         return cls(
             {kind: points(rows) for kind, rows in data["products"].items()},
+            {kind: points(rows) for kind, rows in data["gradients"].items()},
             {kind: points(rows) for kind, rows in data["attention"].items()},
             points(data["traffic"]), float(data["optimizer_bytes_per_s"]), float(data["dispatch_s"]),
         )  # fmt: skip
@@ -81,9 +86,12 @@ class StepCosts:
         carried = moved / _between(self.traffic, max(operator.written_bytes, 1))
         computed = 0.0
         if operator.operations:
-            table = self.attention if "attention" in operator.name else self.products
+            narrow = min(operator.shape)
+            table = self.gradients if narrow == operator.shape[-1] else self.products
+            if "attention" in operator.name:
+                table = self.attention
             rates = table.get(operator.kind) or table["float32"]
-            computed = operator.operations / _between(rates, min(operator.shape))
+            computed = operator.operations / _between(rates, narrow)
         return max(computed, carried) + self.dispatch_s
 
     def step_seconds(self, trace: StepTrace) -> float:
@@ -105,11 +113,16 @@ def measure(quick: bool = False, say: Callable[[str], None] = lambda _: None) ->
     budget = 0.05 if quick else 0.4
     say("matrix products")
     products: dict[str, list[tuple[float, float]]] = {}
+    gradients: dict[str, list[tuple[float, float]]] = {}
     attention: dict[str, list[tuple[float, float]]] = {}
     for kind in (torch.float32, torch.bfloat16):
         name = str(kind).removeprefix("torch.")
         products[name] = [
             (side, 2.0 * math.prod(shape) / _seconds(_product(shape, kind), budget))
+            for side, shape in _PRODUCTS.items()
+        ]
+        gradients[name] = [
+            (side, 2.0 * math.prod(shape) / _seconds(_gradient(shape, kind), budget))
             for side, shape in _PRODUCTS.items()
         ]
         say(f"attention in {name}")
@@ -121,7 +134,7 @@ def measure(quick: bool = False, say: Callable[[str], None] = lambda _: None) ->
     traffic = []
     for size in _SIZES[: 6 if quick else None]:
         traffic.append((float(size), 2.0 * size / _seconds(_doubling(size), budget)))
-    return StepCosts(products, attention, traffic, _adamw_rate(budget), _dispatch(budget)).as_dict()
+    return StepCosts(products, gradients, attention, traffic, _adamw_rate(budget), _dispatch(budget)).as_dict()
 
 
 def _product(shape: tuple[int, int, int], kind: torch.dtype) -> Callable[[], Any]:
@@ -133,6 +146,17 @@ def _product(shape: tuple[int, int, int], kind: torch.dtype) -> Callable[[], Any
         [torch.randn(outputs, inputs).to(kind) for _ in range(max(2, _COLD_BYTES // each))]
     )
     return lambda: functional.linear(x, next(weights))
+
+
+def _gradient(shape: tuple[int, int, int], kind: torch.dtype) -> Callable[[], Any]:
+    """A weight's gradient, summed over the rows, into another place each time."""
+    rows, outputs, inputs = shape
+    grad, x = (torch.randn(rows, width).to(kind) for width in (outputs, inputs))
+    each = outputs * inputs * kind.itemsize
+    places = itertools.cycle(
+        [torch.zeros(outputs, inputs, dtype=kind) for _ in range(max(2, _COLD_BYTES // each))]
+    )
+    return lambda: torch.mm(grad.T, x, out=next(places))
 
 
 def _doubling(size: int) -> Callable[[], Any]:

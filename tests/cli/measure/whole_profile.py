@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from made_profile import made_profile, stamp
 
-from trimtab.machine import limits, topology
+from trimtab.machine.measures import limits, topology
 from trimtab.machine.profile import Profile
 
 HOSTILE = "<script>alert(1)</script> & <img src=x onerror=alert(2)>"

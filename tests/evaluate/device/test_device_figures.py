@@ -17,8 +17,8 @@ from trimtab.evaluate.device.engines import Work
 from trimtab.evaluate.device.events import Held, account
 from trimtab.evaluate.device.experience import READING_TOKENS_PER_S, experience, stalled_s
 from trimtab.evaluate.device.sustained import trend
-from trimtab.machine.energy import EnergyTrace
-from trimtab.machine.power_model import PowerModel
+from trimtab.machine.power.energy import EnergyTrace
+from trimtab.machine.power.model import PowerModel
 
 WORK = Work(1e8, 1e8, 2e4, 2e8, 5e7, 7e4)
 MODEL = PowerModel(

@@ -18,7 +18,7 @@ from trimtab.evaluate.device.driver import EngineFailed, Launch, Question
 from trimtab.evaluate.device.local import Local
 from trimtab.evaluate.device.plan import Device, EngineChoice, Limits, ModelChoice, Plan, Sustained
 from trimtab.evaluate.device.replay import read_turns
-from trimtab.machine.power_meters import read_record
+from trimtab.machine.power.meters import read_record
 
 FAKE = Path(__file__).with_name("fake_engine.py")
 

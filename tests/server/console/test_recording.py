@@ -14,8 +14,8 @@ from fastapi.testclient import TestClient
 from serving_fakes import SpellingRunner, make_served
 
 from trimtab.machine import spans
-from trimtab.machine.chrome_trace import faults
-from trimtab.machine.dissection import dissect
+from trimtab.machine.dissect.chrome_trace import faults
+from trimtab.machine.dissect.dissection import dissect
 from trimtab.machine.spans import Recording
 from trimtab.server.access.keyfile import TenantRecord, change, new_key, new_salt
 from trimtab.server.access.keys import Keys

@@ -31,7 +31,7 @@ def doctor(
 
     Gains are estimates from the dissection's own figures; those of different findings overlap.
     """
-    from trimtab.machine import doctor as rules
+    from trimtab.machine.dissect import doctor as rules
 
     found = rules.examine(_read(dissection), most)
     if as_json:

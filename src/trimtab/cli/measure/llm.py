@@ -54,7 +54,7 @@ def llm(
     """
     from trimtab.evaluate.llm import measure
     from trimtab.evaluate.targets import open_target
-    from trimtab.machine.request_model import RequestModel
+    from trimtab.machine.requests.model import RequestModel
 
     chosen = {"threads": threads, "format": format, "kv_type": kv_type}
     options = {name: value for name, value in chosen.items() if value is not None}

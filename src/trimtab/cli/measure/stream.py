@@ -44,7 +44,8 @@ def stream(
     Every result is checked. Rates are shown as STREAM counts bytes and, behind a slash where it differs, with
     the lines that a plain store makes the processor read first.
     """
-    from trimtab.machine import profile, stream
+    from trimtab.machine import profile
+    from trimtab.machine.measures import stream
 
     # Fork-join comes first: it is what the engine runs on, so its rates are the profile's.
     executors = stream.EXECUTORS if executor == "all" else tuple(_names(executor))
@@ -72,7 +73,7 @@ def stream(
 
 def _show(data: Any) -> None:
     """A table for each executor, thread count and type: a line a working set, a column a pattern."""
-    from trimtab.machine.stream import PATTERNS
+    from trimtab.machine.measures.stream import PATTERNS
 
     rows = [*data["rows"], *data["other_rows"]]
     print("GB/s as the program counts its bytes / with the reads that plain stores cause")

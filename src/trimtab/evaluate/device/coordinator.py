@@ -267,7 +267,7 @@ class _Job:
 
     def _pulse(self, driver: Driver) -> None:
         if self._job.device.meter_record is not None:
-            from trimtab.machine.power_meters import pulse
+            from trimtab.machine.power.meters import pulse
 
             self._say("  a pulse of load, by which the meter's record will be aligned")
             self._bursts = pulse(self._threads)

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Literal, Protocol
 
 from trimtab.errors import TrimtabError
-from trimtab.machine.energy import EnergyTrace
+from trimtab.machine.power.energy import EnergyTrace
 
 Ending = Literal["ok", "refused", "out of memory", "crashed"]
 """`refused`: the engine itself said that it does not fit; `out of memory`: the system ended it."""

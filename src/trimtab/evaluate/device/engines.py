@@ -10,7 +10,7 @@ from pathlib import Path
 from trimtab.errors import UsageError
 from trimtab.evaluate.device.driver import Launch
 from trimtab.evaluate.device.plan import Job
-from trimtab.machine.power_model import Activity
+from trimtab.machine.power.model import Activity
 
 _HEAD_BITS = 8.5  # of the vocabulary projections that have a 4-bit copy, scales included
 _TRIMTAB = "from trimtab.cli.main import main; main()"

@@ -19,8 +19,8 @@ from typing import IO, Any
 
 from trimtab.evaluate.device.driver import Event, Turn
 from trimtab.evaluate.device.engines import Work
-from trimtab.machine.energy import Energy, EnergyTrace, total
-from trimtab.machine.power_model import Activity, PowerModel
+from trimtab.machine.power.energy import Energy, EnergyTrace, total
+from trimtab.machine.power.model import Activity, PowerModel
 
 COLUMNS = (
     "iteration", "conversation", "turn", "event", "start_s", "duration_s", "core_seconds", "steal",

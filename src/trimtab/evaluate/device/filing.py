@@ -11,8 +11,8 @@ from trimtab.evaluate.device import events
 from trimtab.evaluate.device.driver import Driver, Stopped
 from trimtab.evaluate.device.plan import Device, Job, Plan
 from trimtab.machine import probe
-from trimtab.machine.energy import EnergyTrace
-from trimtab.machine.power_model import PowerModel, default_model, read_model
+from trimtab.machine.power.energy import EnergyTrace
+from trimtab.machine.power.model import PowerModel, default_model, read_model
 
 
 def trace_of(
@@ -26,7 +26,7 @@ def trace_of(
     """
     if device.meter_record is None:
         return driver.power()
-    from trimtab.machine.power_meters import aligned, read_record
+    from trimtab.machine.power.meters import aligned, read_record
 
     trace, shift = aligned(*read_record(device.meter_record), bursts)
     say(f"  the meter's clock is {-shift:.2f} s ahead of ours")

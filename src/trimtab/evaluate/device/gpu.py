@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from trimtab.errors import Unsupported
 from trimtab.evaluate.device.local import Local
-from trimtab.machine.power_meters import Nvml
+from trimtab.machine.power.meters import Nvml
 
 
 class Gpu(Local):

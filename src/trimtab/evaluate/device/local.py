@@ -18,7 +18,7 @@ from trimtab.evaluate.device.activity import Watcher, core_seconds
 from trimtab.evaluate.device.chat import AnswerFailed, ChatSession
 from trimtab.evaluate.device.driver import Ending, EngineFailed, Event, Launch, Stopped
 from trimtab.evaluate.device.plan import Device
-from trimtab.machine.energy import EnergyTrace, Meter, open_meter
+from trimtab.machine.power.energy import EnergyTrace, Meter, open_meter
 
 _POLL_S = 0.02
 _REFUSED_EXIT = 4  # trimtab's DoesNotFit

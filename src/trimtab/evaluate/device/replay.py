@@ -15,8 +15,8 @@ from typing import Any, cast
 from trimtab.errors import BadFile, UsageError
 from trimtab.evaluate.device.driver import Ending, EngineFailed, Event, Launch, Question, Stopped, Turn
 from trimtab.evaluate.device.plan import Device
-from trimtab.machine.energy import EnergyTrace
-from trimtab.machine.power_meters import read_record
+from trimtab.machine.power.energy import EnergyTrace
+from trimtab.machine.power.meters import read_record
 
 _LONGEST_BYTES = 64 << 20
 

@@ -16,7 +16,7 @@ from trimtab.errors import BadFile
 from trimtab.evaluate.device.coordinator import Outcome
 from trimtab.evaluate.device.driver import Turn
 from trimtab.evaluate.device.experience import experience, wait_s
-from trimtab.machine.energy import Energy, MixedEnergy, total
+from trimtab.machine.power.energy import Energy, MixedEnergy, total
 
 SCHEMA = "device/1"
 _LONGEST_BYTES = 64 << 20

@@ -2,8 +2,8 @@
 
 Power is what the chip draws on average while a product is repeated: idle, a share for arithmetic, and one
 for bytes moved. Energy is never learned by itself, since that would learn the time a second time. Where the
-ladder of `trimtab.machine.energy` finds no meter nothing is said: a modelled figure takes no measured one's
-place.
+ladder of `trimtab.machine.power.energy` finds no meter nothing is said: a modelled figure takes no measured
+one's place.
 """
 
 from __future__ import annotations
@@ -15,10 +15,10 @@ from typing import Any
 
 import numpy as np
 
-from trimtab.machine.energy import Energy, Meter
 from trimtab.machine.gemm.collect import Task, Timer
 from trimtab.machine.gemm.roof import activation_bytes, weight_bytes
 from trimtab.machine.gemm.shapes import Shape
+from trimtab.machine.power.energy import Energy, Meter
 
 LOOP_S = 1.0
 """A counter moves a thousand times a second at most: shorter loops would read its steps."""

@@ -15,7 +15,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from trimtab.machine import energy as meters
 from trimtab.machine import probe
 from trimtab.machine.gemm import baseline, choice, energy, plan, roof, shapes, validate
 from trimtab.machine.gemm import model as models
@@ -23,6 +22,7 @@ from trimtab.machine.gemm.blocking import Blocking
 from trimtab.machine.gemm.collect import LOOP_S, VISITS, Row, Say, Session, Timer, kernels_of, run
 from trimtab.machine.gemm.place import session_path, table_path
 from trimtab.machine.gemm.shapes import Shape
+from trimtab.machine.power import energy as meters
 from trimtab.machine.profile import Profile, Section, update
 
 SECTION = "gemm"

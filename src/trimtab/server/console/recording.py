@@ -137,7 +137,7 @@ def _answer(served: Any, requests: list[dict[str, Any]], format: str) -> Respons
     if format == "recording":
         headers = {**_PRIVATE, "Content-Disposition": 'attachment; filename="trimtab.recording"'}
         return Response(found.to_bytes(), headers=headers, media_type="application/zip")
-    from trimtab.machine.chrome_trace import chrome_trace
+    from trimtab.machine.dissect.chrome_trace import chrome_trace
 
     headers = {**_PRIVATE, "Content-Disposition": 'attachment; filename="trimtab-trace.json"'}
     return Response(chrome_trace(found), headers=headers, media_type="application/json")

@@ -106,8 +106,8 @@ def requests(
 
 def _fitted(model: str, engine: str, allow_noisy: bool) -> Any:
     from trimtab.formats import cache
-    from trimtab.machine import request_profile
     from trimtab.machine.profile import Profile
+    from trimtab.machine.requests import profile as request_profile
 
     identity = model
     if "://" not in engine:

@@ -57,8 +57,9 @@ def serve(
     """
     from trimtab.cli.measure.dissect import tables
     from trimtab.evaluate import dissect
-    from trimtab.machine import chrome_trace, profile
-    from trimtab.machine.dissection import dissect as dissected
+    from trimtab.machine import profile
+    from trimtab.machine.dissect import chrome_trace
+    from trimtab.machine.dissect.dissection import dissect as dissected
 
     load = dissect.Load(
         prompt_tokens, output_tokens, batch, requests or max(8, 2 * batch), route, temperature

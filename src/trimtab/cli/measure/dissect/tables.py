@@ -13,7 +13,7 @@ from trimtab.cli.text import print_table, size
 from trimtab.errors import NotMeasured
 
 if TYPE_CHECKING:
-    from trimtab.machine.operator_rates import OperatorRates
+    from trimtab.machine.dissect.operator_rates import OperatorRates
     from trimtab.machine.roofline import Ceilings
     from trimtab.machine.spans import Recording
 
@@ -24,9 +24,9 @@ LEAST_SHARE = 0.002
 def ceilings_for(recording: Recording) -> tuple[Ceilings, str, str]:
     """The ceilings of the machine here with the recording's threads: (ceilings, basis, why no profile)."""
     from trimtab.machine import probe
+    from trimtab.machine.dissect.step_cost import probed
     from trimtab.machine.profile import Profile
     from trimtab.machine.roofline import Ceilings
-    from trimtab.machine.step_cost import probed
 
     threads = int(recording.facts.get("threads", 1))
     try:
@@ -37,7 +37,7 @@ def ceilings_for(recording: Recording) -> tuple[Ceilings, str, str]:
 
 def rates_for(recording: Recording) -> OperatorRates | None:
     """What operations take here with the recording's threads, where the machine's profile knows it."""
-    from trimtab.machine.operator_rates import OperatorRates
+    from trimtab.machine.dissect.operator_rates import OperatorRates
     from trimtab.machine.profile import Profile
 
     try:

@@ -1,0 +1,1 @@
+"""Energy: where it can be read, and the model that stands in where it cannot."""
