@@ -74,17 +74,19 @@ class Bench:
         self.costs: dict[str, Any] = {}
         self.losses: dict[str, list[float]] = {}
 
-    def worker(self, codes: str, batch: int = 1, length: int = 128, shape: Any = None) -> Worker:
-        """A process with a cell that has taken its first steps."""
+    def worker(self, codes: str, batch: int = 1, length: int = 128) -> Worker:
+        """A process with a cell of the default model that has taken its first steps."""
         name = f"{codes or 'naive'} {batch}x{length}"
         self.say(f"loading {name}")
-        worker = self.stack.enter_context(closing(Worker(name, [sys.executable, str(DRIVER)])))
-        how = {"shape": shape} if shape else {"model": str(self.model)}
+        worker = self.process(name)
         answer = worker.call(
-            "load", techniques=codes, batch=batch, length=length, threads=self.threads, **how
+            "load", techniques=codes, batch=batch, length=length, threads=self.threads, model=str(self.model)
         )
         self.losses[name] = answer["losses"]
         return worker
+
+    def process(self, name: str) -> Worker:
+        return self.stack.enter_context(closing(Worker(name, [sys.executable, str(DRIVER)])))
 
     def say(self, text: str) -> None:
         if not self.options.json_only:
@@ -164,7 +166,7 @@ class Bench:
 
     def decisions(self, count: int) -> list[dict[str, Any]]:
         """Cases nothing was fitted on: what the predicted table chooses, and what was best."""
-        draw, found = random.Random(SEED), []
+        draw, found, worker = random.Random(SEED), [], self.process("small models")
         for number in range(count):
             shape = {
                 "layers": draw.choice((4, 6, 8)), "hidden": draw.choice((192, 256, 320, 384)),
@@ -178,7 +180,7 @@ class Bench:
             limit = low + draw.uniform(0.05, 0.9) * (high - low)
             fits = [codes for codes in CHOICES if bytes_of[codes] <= limit]
             chosen = min(fits, key=lambda codes: costs.step_seconds(traces[codes]))
-            measured = {codes: self.small_cell(codes, batch, length, shape) for codes in CHOICES}
+            measured = {codes: self.small_cell(worker, codes, batch, length, shape) for codes in CHOICES}
             feasible = [codes for codes in CHOICES if measured[codes]["allocated_peak"] <= limit]
             best = min(feasible or CHOICES, key=lambda codes: float(measured[codes]["seconds"]))
             usual = "F,R"
@@ -193,12 +195,10 @@ class Bench:
             self.say(f"case {number + 1}/{count}: {chosen or 'naive'}, {found[-1]['slower']:.2f} of the best")
         return found
 
-    def small_cell(self, codes: str, batch: int, length: int, shape: Any) -> dict[str, float]:
-        worker = self.worker(codes, batch, length, shape)
+    def small_cell(self, worker: Worker, codes: str, batch: int, length: int, shape: Any) -> dict[str, float]:
+        worker.call("load", techniques=codes, batch=batch, length=length, threads=self.threads, shape=shape)
         seconds = statistics.median(worker.call("step")["seconds"] for _ in range(5))
-        memory = worker.call("memory")
-        worker.close()
-        return {"seconds": seconds, "allocated_peak": memory["allocated_peak"]}
+        return {"seconds": seconds, "allocated_peak": worker.call("memory")["allocated_peak"]}
 
     def targets(
         self, naive: Mapping[str, Any], cells: Sequence[Mapping[str, Any]], long: Mapping[str, Any],

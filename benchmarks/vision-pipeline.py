@@ -64,7 +64,7 @@ def run(options: BenchOptions) -> Report:
         "absent": coupled[3],
     }
     return Report(
-        "vision-pipeline", CLAIM, asdict(describe()),
+        "vision-pipeline-quick" if options.quick else "vision-pipeline", CLAIM, asdict(describe()),
         versions(onnxruntime=onnxruntime.__version__, rapidocr=getattr(rapidocr, "__version__", "3.10")),
         command_line(), [1], samples, result,
     )  # fmt: skip

@@ -9,7 +9,8 @@ from protocol import serve
 from trimtab.formats.source import open_source
 from trimtab.models.config import config_from
 from trimtab.train.cell import Cell, operators_of, table_of
-from trimtab.train.costs import StepCosts, measure
+from trimtab.train.costs import StepCosts
+from trimtab.train.reference_steps import measure
 from trimtab.train.shapes import llama_shape
 from trimtab.train.trainer import Techniques
 
@@ -17,12 +18,15 @@ from trimtab.train.trainer import Techniques
 class Driver:
     """Operations of the protocol; see `trimtab.train.cell`."""
 
-    cell: Cell
+    cell: Cell | None = None
 
     def load(
         self, techniques: str, batch: int, length: int, threads: int, model: str = "", shape: Any = None
     ) -> dict[str, Any]:
         """Build the cell on a checkpoint or on random weights of a shape, and take its first steps."""
+        if self.cell is not None:
+            self.cell.close()
+        self.cell = None  # its memory goes before the next takes any
         source = open_source(model) if model else None
         config = config_from(source) if source is not None else llama_shape(**shape)
         self.cell = Cell(

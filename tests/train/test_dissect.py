@@ -11,8 +11,9 @@ from hypothesis import strategies as st
 from small_model import tiny_config
 
 from trimtab.train.cell import Cell, operators_of, run, table_of
-from trimtab.train.costs import StepCosts, measure
+from trimtab.train.costs import StepCosts
 from trimtab.train.dissect import Event, attribute, dissect_step, labels_of
+from trimtab.train.reference_steps import measure
 from trimtab.train.trace import trace_step
 from trimtab.train.trainer import Techniques, Trainer
 

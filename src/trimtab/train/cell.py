@@ -160,7 +160,7 @@ def operators_of(dissection: Dissection, trace: StepTrace, costs: StepCosts) -> 
         entry = work[each.stage, each.name]
         entry[0] += each.operations
         entry[1] += each.read_bytes + each.written_bytes
-        entry[2] += costs.seconds(each)
+        entry[2] += costs.bound_seconds(each)
         entry[3] += 1
     rows = []
     for row in table_of(dissection, "operator"):

@@ -14,7 +14,7 @@ import math
 import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -45,6 +45,8 @@ class StepCosts:
     traffic : [(bytes written, bytes read and written a second)] of an element-wise operator
     optimizer_bytes_per_s : of AdamW, gradients and moments read and written
     dispatch_s : of an operator on almost nothing
+    factors : kind of operator -> how many times its bound it takes in a step; see `reference_steps`
+    left_s : what a step takes beside its operators, for each of them
     """
 
     products: Mapping[str, Sequence[tuple[float, float]]]
@@ -53,6 +55,8 @@ class StepCosts:
     traffic: Sequence[tuple[float, float]]
     optimizer_bytes_per_s: float
     dispatch_s: float
+    factors: Mapping[str, float] = field(default_factory=dict)
+    left_s: float = 0.0
 
     def as_dict(self) -> dict[str, Any]:
         return {
@@ -61,8 +65,8 @@ class StepCosts:
             "attention": {kind: list(map(list, points)) for kind, points in self.attention.items()},
             "traffic": list(map(list, self.traffic)),
             "optimizer_bytes_per_s": self.optimizer_bytes_per_s,
-            "dispatch_s": self.dispatch_s,
-        }
+            "dispatch_s": self.dispatch_s, "factors": dict(self.factors), "left_s": self.left_s,
+        }  # fmt: skip
 
     @classmethod
     def of(cls, data: Mapping[str, Any]) -> StepCosts:
@@ -76,9 +80,14 @@ class StepCosts:
             {kind: points(rows) for kind, rows in data["gradients"].items()},
             {kind: points(rows) for kind, rows in data["attention"].items()},
             points(data["traffic"]), float(data["optimizer_bytes_per_s"]), float(data["dispatch_s"]),
+            {kind: float(each) for kind, each in data["factors"].items()}, float(data["left_s"]),
         )  # fmt: skip
 
-    def seconds(self, operator: Operator) -> float:
+    def corrected(self, factors: Mapping[str, float], left_s: float) -> StepCosts:
+        """The same rates with what a reference model's steps took beyond them."""
+        return replace(self, factors=dict(factors), left_s=left_s)
+
+    def bound_seconds(self, operator: Operator) -> float:
         """The least time of one operator here."""
         moved = operator.read_bytes + operator.written_bytes
         if operator.stage == "optimizer":
@@ -94,8 +103,12 @@ class StepCosts:
             computed = operator.operations / _between(rates, narrow)
         return max(computed, carried) + self.dispatch_s
 
+    def seconds(self, operator: Operator) -> float:
+        """What one operator is expected to take in a step."""
+        return self.bound_seconds(operator) * self.factors.get(kind_of(operator.name), 1.0) + self.left_s
+
     def step_seconds(self, trace: StepTrace) -> float:
-        """The time of a whole step."""
+        """The time of a whole step, as expected."""
         return sum(map(self.seconds, trace.operators))
 
     def arithmetic_seconds(self, trace: StepTrace) -> float:
@@ -108,8 +121,20 @@ class StepCosts:
         )
 
 
+_KINDS = {
+    "to_copy": "copy", "clone": "copy", "repeat": "copy", "fused_adamw": "adamw", "zero": "fill",
+    "zeros": "fill", "new_zeros": "fill", "zeros_like": "fill", "full": "fill", "ones": "fill",
+}  # fmt: skip
+
+
+def kind_of(name: str) -> str:
+    """Operators that do the same work under several names: in place or not, as traced or as profiled."""
+    bare = name.strip("_")
+    return _KINDS.get(bare, bare)
+
+
 def measure(quick: bool = False, say: Callable[[str], None] = lambda _: None) -> dict[str, Any]:
-    """Measure `StepCosts`, about 30 seconds; the profile's section `train`."""
+    """Measure the rates of `StepCosts`, each kind of operator alone; about half a minute."""
     budget = 0.05 if quick else 0.4
     say("matrix products")
     products: dict[str, list[tuple[float, float]]] = {}
@@ -134,7 +159,9 @@ def measure(quick: bool = False, say: Callable[[str], None] = lambda _: None) ->
     traffic = []
     for size in _SIZES[: 6 if quick else None]:
         traffic.append((float(size), 2.0 * size / _seconds(_doubling(size), budget)))
-    return StepCosts(products, gradients, attention, traffic, _adamw_rate(budget), _dispatch(budget)).as_dict()
+    return StepCosts(
+        products, gradients, attention, traffic, _adamw_rate(budget), _dispatch(budget)
+    ).as_dict()
 
 
 def _product(shape: tuple[int, int, int], kind: torch.dtype) -> Callable[[], Any]:

@@ -96,12 +96,13 @@ def grid(command: list[str], out: Path | None, as_json: bool) -> None:
 def _costs() -> StepCosts:
     """From the profile; measured now, and kept there, when it has none that may be used."""
     from trimtab.machine.profile import Profile, update, watched
-    from trimtab.train.costs import StepCosts, measure
+    from trimtab.train.costs import StepCosts
+    from trimtab.train.reference_steps import measure
 
     try:
         return StepCosts.of(Profile.load().need(SECTION))
     except NotMeasured:
-        note("measuring what a training step's operators cost here, 15 s")
+        note("measuring what a training step's operators cost here, less than a minute")
     with watched() as watch:
         data = measure()
     update(SECTION, watch.section(data))
