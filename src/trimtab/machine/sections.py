@@ -56,7 +56,7 @@ MEASURERS = (
     ),
     Measurer(
         "trimtab.machine.measures.stream:measure", ("bandwidth",),
-        "memory bandwidth, cost of a parallel region", 74, 3,
+        "memory bandwidth, cost of a parallel region", 25, 3,
     ),
     Measurer("trimtab.machine.measures.peak:measure", ("peak",), "arithmetic peaks by type and shape", 13, 1),
     Measurer(

@@ -28,8 +28,8 @@ class Commands(LazyGroup):
 
 
 EXAMPLES = """\
-trimtab measure                     everything about this machine, under three minutes
-trimtab measure --quick             the same in 20 seconds, coarser
+trimtab measure                     everything about this machine, about two minutes
+trimtab measure --quick             the same in 15 seconds, coarser
 trimtab measure --only disk,peak    some sections; the others stay as they are
 trimtab measure show                what is known, in the terminal
 trimtab measure --kernels           which kernels were chosen, and why
@@ -41,7 +41,7 @@ app = typer.Typer(cls=Commands, add_completion=False, rich_markup_mode=None, epi
 @app.callback(invoke_without_command=True)
 def measure(
     context: typer.Context,
-    quick: Annotated[bool, typer.Option("--quick", help="coarser, in about 20 seconds")] = False,
+    quick: Annotated[bool, typer.Option("--quick", help="coarser, in about 15 seconds")] = False,
     only: Annotated[
         str | None, typer.Option(metavar="A,B", help="only these sections; the others stay as they are")
     ] = None,

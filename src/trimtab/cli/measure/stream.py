@@ -53,7 +53,7 @@ def stream(
     with profile.watched() as watch:
         data = stream.measure(
             executors=executors,
-            dtypes=None if dtype is None else tuple(_names(dtype)),
+            dtypes=_dtypes(dtype, quick),
             sizes=None if ws is None else stream.parse_sizes(ws),
             threads=None if threads is None else _counts(threads),
             quick=quick,
@@ -69,6 +69,15 @@ def stream(
         note(f"noisy: {section.others:.0%} other work, {section.steal:.0%} stolen; measure it again")
     if place is not None:
         note(f"written to {place}")
+
+
+def _dtypes(given: str | None, quick: bool) -> tuple[str, ...] | None:
+    """All of them unless some are asked for, or the measurement is a quick one."""
+    from trimtab.machine.measures.stream import DTYPES
+
+    if given is not None:
+        return tuple(_names(given))
+    return None if quick else tuple(DTYPES)
 
 
 def _show(data: Any) -> None:

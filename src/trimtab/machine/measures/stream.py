@@ -74,7 +74,7 @@ def measure(
     Parameters
     ----------
     executors : of `EXECUTORS`; the first one's rates are `rows`, those of the others `other_rows`
-    dtypes : of `DTYPES`; default all, or doubles when it is quick
+    dtypes : of `DTYPES`; default doubles, which is what ceilings are read from
     sizes : working sets in bytes; default 16 KiB to 1 GiB, less where memory is short
     threads : numbers of threads; default 1 and all processors
     quick : fewer passes, and four sizes unless they are given
@@ -96,7 +96,7 @@ def measure(
 
     _check("executor", executors, EXECUTORS)
     if dtypes is None:
-        dtypes = ("f64",) if quick else tuple(DTYPES)
+        dtypes = ("f64",)
     _check("dtype", dtypes, tuple(DTYPES))
     counts = _thread_counts(threads)
     if sizes is None:
