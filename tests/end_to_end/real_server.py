@@ -42,6 +42,9 @@ class RealServer:
         self._reader = threading.Thread(target=self._read, daemon=True)
         self._reader.start()
         self._announced.wait(PATIENCE_S)
+        if not self.url:
+            self.process.kill()
+            self.process.wait()
         assert self.url, "".join(self.said)
         self.client = httpx.Client(base_url=self.url, timeout=None, trust_env=False)
 
