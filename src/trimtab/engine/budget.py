@@ -30,8 +30,8 @@ GRAMMARS_BYTES, GRAMMARS_TOKEN_BYTES = 24 << 20, 300
 """What grammars take from the pages when the first one comes: the library with what it keeps, and its view of
 each token. Measured, rounded up."""
 VARIES_MB = 8
-"""The process is never twice of exactly the same size: a budget that is named must do at the next start. Starts
-on a busy machine were up to 7 MB apart."""
+"""The process is never twice of exactly the same size: a budget that is named must do at the next start.
+Starts on a busy machine were up to 7 MB apart."""
 OPEN_SHARE = 0.8
 """Without a promise, at most this share of the available memory is planned for."""
 
