@@ -107,7 +107,12 @@ def read_config(path: Path) -> ModelConfig:
         raise BadFile(path, "no configuration: not a JSON object")
     whole = path.resolve()
     name = whole.parent.name if path.name == "config.json" else path.stem
-    return replace(config_from(_ConfigAlone(path, raw)), name=name)
+    return replace(config_of(path, raw), name=name)
+
+
+def config_of(path: Path, raw: Mapping[str, Any]) -> ModelConfig:
+    """The configuration that the content of a `config.json` describes; raises as `read_config` does."""
+    return config_from(_ConfigAlone(path, raw))
 
 
 class _ConfigAlone(MadeSource):
