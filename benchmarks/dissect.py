@@ -106,15 +106,19 @@ def _calmest(rounds: Sequence[dict[str, Any]]) -> dict[str, Any]:
 
     Each stage is the round's in which it was fastest; closures are the worst of all rounds.
     """
+
+    def worst(rows: Sequence[dict[str, Any]], key: str) -> float:
+        return max((float(each[key]) for each in rows), key=lambda closure: abs(closure - 1))
+
     stages = [
-        min(found, key=lambda row: float(row["measured_s"]))
+        {
+            **min(found, key=lambda row: float(row["measured_s"])),
+            "modules_of_step": worst(found, "modules_of_step"),
+        }
         for found in zip(*(each["stages"] for each in rounds), strict=True)
     ]
-    worst = {
-        key: max((each[key] for each in rounds), key=lambda closure: abs(float(closure) - 1))
-        for key in ("engine_of_outside", "memory")
-    }
-    return {**rounds[0], "stages": stages, **worst}
+    closures = {key: worst(rounds, key) for key in ("engine_of_outside", "memory")}
+    return {**rounds[0], "stages": stages, **closures}
 
 
 def _profile(say: Callable[[str], None]) -> Path:
