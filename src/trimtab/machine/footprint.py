@@ -42,13 +42,24 @@ class _Counts(ctypes.Structure):
 
 def heap_bytes() -> int:
     """What the C library holds for the program: the blocks in use, and those mapped one by one."""
+    counts = _counts()
+    return int(counts.uordblks + counts.hblkhd)
+
+
+def spare_bytes() -> int:
+    """What the program gave back to the C library and the library keeps, to hand it out again."""
+    return int(_counts().fordblks)
+
+
+def _counts() -> _Counts:
+    """All zero where the library does not tell."""
     try:
         told = ctypes.CDLL(None).mallinfo2
     except (AttributeError, OSError):
-        return 0
+        return _Counts()
     told.restype = _Counts
-    counts = told()
-    return int(counts.uordblks + counts.hblkhd)
+    counts: _Counts = told()
+    return counts
 
 
 def object_bytes() -> int:

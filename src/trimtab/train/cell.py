@@ -8,15 +8,18 @@ from __future__ import annotations
 import gc
 import statistics
 import tempfile
+import threading
 import time
 from collections import defaultdict
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 
 from trimtab.errors import UsageError
+from trimtab.machine.footprint import spare_bytes
 from trimtab.machine.probe import resident_bytes
 from trimtab.train.costs import StepCosts
 from trimtab.train.dissect import Dissection, dissect_step, memory_of_step
@@ -58,7 +61,7 @@ class Cell:
             torch.zeros(1, 64, dtype=torch.long)
         )
         gc.collect()
-        self.before_bytes, self.resident_growth = resident_bytes(), 0
+        self._before, self.growth, self.highest_growth = _Memory.now(), _Memory(), 0
         self.config, self.techniques = config, techniques
         self.batch, self.length = batch, length
         self.trainer = Trainer(config, source, techniques, folder=folder)
@@ -68,9 +71,10 @@ class Cell:
     def warm(self) -> list[float]:
         """The first steps; their losses. The last of them is watched for resident memory."""
         losses = [self.trainer.step(self.tokens) for _ in range(DROPPED - 1)]
-        key = "VmHWM" if _lower_peak() else "VmRSS"
-        losses.append(self.trainer.step(self.tokens))
-        self.resident_growth = resident_bytes(key=key) - self.before_bytes
+        with _Watch() as watch:
+            losses.append(self.trainer.step(self.tokens))
+        self.growth = watch.most - self._before
+        self.highest_growth = watch.highest - self._before.resident
         return losses
 
     def step_seconds(self) -> float:
@@ -82,7 +86,10 @@ class Cell:
     def memory(self) -> dict[str, int]:
         """Bytes by category, as allocated, and the resident memory that the cell added at its peak.
 
-        `rss_growth` is the most that was resident in a step, less what was before the model; see `warm`.
+        `rss_growth` is what was resident when a step had the most in use, less what was before the model; see
+        `warm`. `spare` is what the C library kept then of what it was given back: the forward pass and the
+        backward pass are threads of their own, and neither gets what the other has left. `rss_highest` is the
+        most that was resident at any time, the same less.
         """
         held = self.trainer.held()
         step = memory_of_step(self.trainer, self.tokens)
@@ -90,7 +97,8 @@ class Cell:
             **held, "activations": step.activations, "gradients": step.gradients,
             "temporary": step.temporary, "peak_beside": step.peak,
             "allocated_peak": held["weights"] + held["optimizer"] + step.peak,
-            "rss_growth": self.resident_growth,
+            "spare": self.growth.spare, "rss_growth": self.growth.resident,
+            "rss_highest": self.highest_growth,
         }  # fmt: skip
 
     def dissection(self) -> Dissection:
@@ -182,10 +190,42 @@ def operators_of(dissection: Dissection, trace: StepTrace, costs: StepCosts) -> 
     return rows
 
 
-def _lower_peak() -> bool:
-    """Begin the kernel's account of the highest resident memory anew; False where it does not let us."""
-    try:
-        Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
-    except OSError:
-        return False
-    return True
+@dataclass(frozen=True, slots=True)
+class _Memory:
+    """Bytes resident, and of them those that the C library keeps without use."""
+
+    resident: int = 0
+    spare: int = 0
+
+    @classmethod
+    def now(cls) -> _Memory:
+        return cls(resident_bytes(), spare_bytes())
+
+    def __sub__(self, other: _Memory) -> _Memory:
+        return _Memory(self.resident - other.resident, self.spare - other.spare)
+
+
+class _Watch:
+    """Looks at the memory every few milliseconds; `most` is when the most was in use, `highest` resident.
+
+    They differ, for freed memory stays resident for a while.
+    """
+
+    EVERY_S = 0.004
+
+    def __enter__(self) -> _Watch:
+        self._looks, self._end = [_Memory.now()], threading.Event()
+        self._thread = threading.Thread(target=self._look, daemon=True)
+        self._thread.start()
+        return self
+
+    def _look(self) -> None:
+        while not self._end.wait(self.EVERY_S):
+            self._looks.append(_Memory.now())
+
+    def __exit__(self, *_: object) -> None:
+        self._end.set()
+        self._thread.join()
+        self._looks.append(_Memory.now())
+        self.most = max(self._looks, key=lambda look: look.resident - look.spare)
+        self.highest = max(look.resident for look in self._looks)

@@ -16,9 +16,10 @@ from trimtab.machine.gemm.shapes import Shape
 
 SCHEMA = "blocking/1"
 SIZES = (256, 512, 1024, 2048, 4096, 12288)
-MARGIN = 0.15
-"""By how much a blocking must be better than the default, as predicted, to be taken: twice the predictor's
-own median error. With 0.03 whole prefills were slower than by default."""
+MARGIN = 0.08
+"""By how much a blocking must be better than the default, as predicted, to be taken: the predictor's own
+median error. With 0.03 whole prefills were slower than by default, for the best of many predicted times is
+often one that was predicted too low."""
 MANY = 512
 """Rows that stand for the last class, which has no end."""
 

@@ -21,6 +21,11 @@ _ANSWERS: dict[tuple[str, str], type[Any]] = {
     ("/v1/models/{name}", "get"): ModelCard,
 }
 _STREAMED = {"/v1/chat/completions", "/v1/completions", "/v1/responses"}
+_EVENT = {
+    "type": "object", "required": ["data"],
+    "properties": {"event": {"type": "string"}, "data": {"type": "string"}},
+}  # fmt: skip
+"""Of a stream; OpenAPI before 3.2 has the schema of `text/event-stream` describe one event."""
 _TEXT = {"/metrics"}
 
 
@@ -51,7 +56,7 @@ def with_answers(document: dict[str, Any]) -> dict[str, Any]:
             if (kind := answers.get((path, method))) is not None:
                 responses["200"] |= _content(schemas[kind, "serialization"])
             if path in _STREAMED:
-                responses["200"]["content"]["text/event-stream"] = {"schema": {"type": "string"}}
+                responses["200"]["content"]["text/event-stream"] = {"schema": _EVENT}
             if path in _TEXT:
                 responses["200"]["content"] = {"text/plain": {"schema": {"type": "string"}}}
             if (path, method) in requests:

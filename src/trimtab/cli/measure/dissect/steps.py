@@ -119,8 +119,8 @@ def _show(told: dict[str, Any]) -> None:
     parts = ("weights", "gradients", "optimizer", "activations", "temporary")
     note(
         ", ".join(f"{part} {size(memory[part])}" for part in parts)
-        + f"; at most {size(memory['allocated_peak'])} at once, resident {size(memory['rss_growth'])}, "
-        f"predicted {size(told['predicted_bytes'])}"
+        + f"; at most {size(memory['allocated_peak'])} at once, {size(memory['rss_growth'])} resident with "
+        f"{size(memory['spare'])} that the C library kept; predicted {size(told['predicted_bytes'])}"
     )
     print_table(
         ["STAGE", "MODULE", "CALLS", "ms", "SHARE"],
