@@ -17,7 +17,7 @@ from trimtab.machine.bench import BenchOptions, target
 from trimtab.machine.requests.baseline import published_api
 from trimtab.machine.requests.fit import Sample, fit
 
-LOADED_TRIALS, THINK_S = 16, 0.9
+LOADED_TRIALS, THINK_S = 32, 0.9
 
 Say = Callable[[str], None]
 
@@ -46,7 +46,7 @@ def measure(options: BenchOptions, say: Say) -> dict[str, Any]:
         rounds("idle", 1)
         seen["idle"].clear()  # the first round warms up
         for level in levels:
-            rounds("idle", max(2, trials // 3))
+            rounds("idle", max(2, trials // 4))
             name = f"{level} competing"
             seen[name] = []
             command = [
@@ -61,7 +61,7 @@ def measure(options: BenchOptions, say: Say) -> dict[str, Any]:
                     rounds(name, trials)
                 finally:
                     clients.kill()
-        rounds("idle", max(2, trials // 3))
+        rounds("idle", max(2, trials // 4))
     idle = published_api(seen["idle"]).beta_s
     table, targets, below, compared = [], [], 0, 0
     for name, samples in seen.items():

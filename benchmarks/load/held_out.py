@@ -68,10 +68,8 @@ def measure(options: BenchOptions, say: Say) -> dict[str, Any]:
     bias = abs(statistics.fmean(theirs.beta_s * (o - 1) / steps[p, o] - 1 for p, o in long))
     bias_total = statistics.fmean(biases[pair] for pair in long)
     own_bias = abs(statistics.fmean(ours.decode_s(p, o) / steps[p, o] - 1 for p, o in long))
-    # As many trials as of every other point: the least of forty would be lower than any fit of a few.
-    usual = {p: statistics.median(times) for p, times in short.items()}
-    shorts = {p: ours.alpha.at(p) / seconds - 1 for p, seconds in usual.items()}
-    scaled = {p: theirs.alpha_s(p) / seconds - 1 for p, seconds in usual.items()}
+    shorts = {p: ours.alpha.at(p) / min(times) - 1 for p, times in short.items()}
+    scaled = {p: theirs.alpha_s(p) / min(times) - 1 for p, times in short.items()}
     say(f"mean error {sizes.mean():.1%}, 95 % {np.quantile(sizes, 0.95):.1%}; constant cost {bias:.1%} off")
     table = [
         {"part": "held out", "model": name, "pairs": len(measured), "mean error": _mean_size(found),

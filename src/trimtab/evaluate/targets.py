@@ -116,16 +116,19 @@ class Inside:
 
     def shape(self) -> WorkShape:
         """The work of a token, for a prior."""
+        from trimtab import _native
         from trimtab.machine.requests.prior import WorkShape
 
         config, runner = self._llm.config, self._llm.engine.runner
         numbers = {"bf16": 2.0, "f32": 4.0, "int8": 1.0}[str(self.settings["kv_type"])]
+        kernels = getattr(runner, "kernels", "")
         kind = "bf16" if self.settings["format"] == "bf16" else "int8"
         return WorkShape.of(
             layers=config.layers, hidden=config.hidden, heads=config.heads, kv_heads=config.kv_heads,
             head_dim=config.head_dim, mlp=config.mlp, vocab=config.vocab_size, dtype=kind,
             weight_bytes=int(getattr(runner, "step_bytes", 0) or runner.memory["weights"]),
             kv_number_bytes=numbers,
+            row_block=_native.choose_kernels(kernels).many_rows if kernels else 1,
         )  # fmt: skip
 
     def close(self) -> None:

@@ -128,7 +128,7 @@ def _with_errors(own: Sequence[Sample], batch: int, statistic: str, prior: Batch
     """The fit of one batch, with its residuals, and its errors at left-out prompts."""
     take = STATISTICS[statistic]
     firsts, counts = _firsts(own, take)
-    quantum = _quantum(firsts, counts)
+    quantum = _quantum(firsts, counts, 1 if prior is None else prior.alpha.quantum)
     whole = _fit_batch(own, batch, take, quantum, prior)
     points: dict[tuple[int, int], list[float]] = {}
     for sample in own:
@@ -212,10 +212,10 @@ def _decode(
 def smoothed(
     firsts: Mapping[int, float], counts: Mapping[int, float], spread: float, *, slow: float = 1.0
 ) -> dict[int, float]:
-    """Prompt costs drawn towards a constant, a line and a square, the fewer their trials the more.
+    """Prompt costs, the long ones drawn towards a constant, a line and a square, the fewer trials the more.
 
-    What a prompt costs beside those three (row blocks, a change of kernel) is believed once it was seen often
-    enough for the noise; on a quiet machine that is at once.
+    What a prompt costs beside those three (a change of kernel) is believed once it was seen often enough for
+    the noise; on a quiet machine that is at once. Of short prompts every block of rows is a step.
 
     Parameters
     ----------
@@ -240,7 +240,7 @@ def smoothed(
         return dict(firsts)  # this engine's curve is no such one
     doubt = (spread / _BELIEVED) ** 2
     return {
-        p: firsts[p] * math.exp(-float(o) * doubt / (doubt + counts[p]))
+        p: firsts[p] * math.exp(-float(o) * doubt / (doubt + counts[p])) if p >= _SMOOTH_FROM else firsts[p]
         for p, o in zip(keys, off, strict=True)
     }
 
@@ -291,19 +291,21 @@ def _left_out_alpha(
     return errors
 
 
-def _quantum(firsts: Mapping[int, float], counts: Mapping[int, float]) -> int:
-    """The row block that explains the prompts best by left-out errors; 1 wins unless clearly beaten."""
+def _quantum(firsts: Mapping[int, float], counts: Mapping[int, float], expected: int = 1) -> int:
+    """The row block that explains the prompts best by left-out errors; the expected one wins unless clearly
+    beaten.
+    """
     keys = sorted(firsts)
     # Far from its neighbours a prompt tells of the curve, and not of blocks.
     near = [p for low, p, high in zip(keys, keys[1:], keys[2:], strict=False) if high <= _NEAR * low]
     if len(near) < 3:
-        return 1
+        return expected
     losses = {}
-    for quantum in QUANTA:
+    for quantum in {*QUANTA, expected}:
         errors = _left_out_alpha(firsts, counts, quantum)
         losses[quantum] = statistics.fmean(errors[p] for p in near)
-    best = min(QUANTA, key=lambda quantum: (losses[quantum], quantum))
-    return best if losses[best] < _WORTH * losses[1] else 1
+    best = min(losses, key=lambda quantum: (losses[quantum], quantum))
+    return best if losses[best] < _WORTH * losses[expected] else expected
 
 
 def _scaled(firsts: Mapping[int, float], prior: BatchFit) -> dict[int, float]:

@@ -32,6 +32,7 @@ class WorkShape:
     attention_ops : of a token for each position it looks at, in float
     kv_bytes : of a position in the cache
     dtype : how the matrices are multiplied, as `Ceilings.peak` names it
+    row_block : tokens of a prompt that a matrix takes together; a begun block costs what a whole one does
     """
 
     weight_bytes: int
@@ -40,17 +41,18 @@ class WorkShape:
     attention_ops: int
     kv_bytes: int
     dtype: str = "int8"
+    row_block: int = 1
 
     @classmethod
     def of(
         cls, *, layers: int, hidden: int, heads: int, kv_heads: int, head_dim: int, mlp: int, vocab: int,
-        weight_bytes: int, kv_number_bytes: float = 2.0, dtype: str = "int8",
+        weight_bytes: int, kv_number_bytes: float = 2.0, dtype: str = "int8", row_block: int = 1,
     ) -> WorkShape:  # fmt: skip
         """The shape of a decoder with gated layers."""
         a_layer = hidden * head_dim * (2 * heads + 2 * kv_heads) + 3 * hidden * mlp
         return cls(
             weight_bytes, 2 * layers * a_layer, 2 * vocab * hidden, 4 * layers * heads * head_dim,
-            int(2 * layers * kv_heads * head_dim * kv_number_bytes), dtype,
+            int(2 * layers * kv_heads * head_dim * kv_number_bytes), dtype, row_block,
         )  # fmt: skip
 
 
@@ -91,4 +93,4 @@ def _fit(shape: WorkShape, ceilings: Ceilings, batch: int) -> BatchFit:
     lines = [(shape.weight_bytes / rate, shape.kv_bytes / rate), (ops, shape.attention_ops / floats)]
     beta, gamma = max(lines, key=lambda line: line[0] + line[1] * batch * USUAL_CONTEXT)
     alphas = {prompt: prefill_s(prompt) for prompt in PROMPTS}
-    return BatchFit(batch, PromptCost.of(alphas, {}), beta, gamma)
+    return BatchFit(batch, PromptCost.of(alphas, {}, shape.row_block), beta, gamma)
