@@ -105,7 +105,7 @@ def bandwidth(profile: Profile, pattern: str = "read") -> list[Curve]:
 WALKS = {
     "random_2m": "2 MiB pages",
     "random_4k": "4 KiB pages",
-    "stride_4k": "in order, 4 KiB pages",
+    "stride_4k": "in order",
 }
 
 
