@@ -126,7 +126,8 @@ class Client(asyncio.Protocol):
             seen.total_s = now - self._due
             # A stream of tokens that have no text (half a letter each) is one all the same.
             seen.ttft_s = seen.total_s if seen.ttft_s is None else seen.ttft_s
-            self.end('"error"' if b'"error"' in self._tail else "")
+            # With its colon: a model may well write the word error.
+            self.end("an error in the stream" if b'"error":' in self._tail else "")
 
     def connection_lost(self, error: Exception | None) -> None:
         self.end("the connection ended")
