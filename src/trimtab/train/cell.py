@@ -8,24 +8,21 @@ from __future__ import annotations
 import gc
 import statistics
 import tempfile
-import threading
 import time
 from collections import defaultdict
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 
 from trimtab.errors import UsageError
-from trimtab.machine.footprint import spare_bytes
-from trimtab.machine.probe import resident_bytes
 from trimtab.train.costs import StepCosts
 from trimtab.train.dissect import Dissection, dissect_step, memory_of_step
 from trimtab.train.shapes import llama_shape
 from trimtab.train.trace import StepTrace, trace_step
 from trimtab.train.trainer import Techniques, Trainer
+from trimtab.train.watch import Memory, Watch
 
 if TYPE_CHECKING:
     from trimtab.formats.source import TensorSource
@@ -61,7 +58,7 @@ class Cell:
             torch.zeros(1, 64, dtype=torch.long)
         )
         gc.collect()
-        self._before, self.growth, self.highest_growth = _Memory.now(), _Memory(), 0
+        self._before, self.growth, self.highest_growth = Memory.now(), Memory(), 0
         self.config, self.techniques = config, techniques
         self.batch, self.length = batch, length
         self.trainer = Trainer(config, source, techniques, folder=folder)
@@ -71,7 +68,7 @@ class Cell:
     def warm(self) -> list[float]:
         """The first steps; their losses. The last of them is watched for resident memory."""
         losses = [self.trainer.step(self.tokens) for _ in range(DROPPED - 1)]
-        with _Watch() as watch:
+        with Watch() as watch:
             losses.append(self.trainer.step(self.tokens))
         self.growth = watch.most - self._before
         self.highest_growth = watch.highest - self._before.resident
@@ -188,44 +185,3 @@ def operators_of(dissection: Dissection, trace: StepTrace, costs: StepCosts) -> 
                    "class": kind}
         )  # fmt: skip
     return rows
-
-
-@dataclass(frozen=True, slots=True)
-class _Memory:
-    """Bytes resident, and of them those that the C library keeps without use."""
-
-    resident: int = 0
-    spare: int = 0
-
-    @classmethod
-    def now(cls) -> _Memory:
-        return cls(resident_bytes(), spare_bytes())
-
-    def __sub__(self, other: _Memory) -> _Memory:
-        return _Memory(self.resident - other.resident, self.spare - other.spare)
-
-
-class _Watch:
-    """Looks at the memory every few milliseconds; `most` is when the most was in use, `highest` resident.
-
-    They differ, for freed memory stays resident for a while.
-    """
-
-    EVERY_S = 0.004
-
-    def __enter__(self) -> _Watch:
-        self._looks, self._end = [_Memory.now()], threading.Event()
-        self._thread = threading.Thread(target=self._look, daemon=True)
-        self._thread.start()
-        return self
-
-    def _look(self) -> None:
-        while not self._end.wait(self.EVERY_S):
-            self._looks.append(_Memory.now())
-
-    def __exit__(self, *_: object) -> None:
-        self._end.set()
-        self._thread.join()
-        self._looks.append(_Memory.now())
-        self.most = max(self._looks, key=lambda look: look.resident - look.spare)
-        self.highest = max(look.resident for look in self._looks)
